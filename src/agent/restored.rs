@@ -1,0 +1,404 @@
+//! restored: makes instances run — from an appshot, or cold from their release.
+//!
+//! What can be done before it is known which app wakes is done beforehand: a [`Pool`] keeps
+//! sandboxes ready, each with a CRIU worker that waits in it. A restore has a hard deadline; when it
+//! passes, everything in the sandbox is killed.
+
+use std::{
+    collections::VecDeque,
+    fs::{self, File},
+    io,
+    os::fd::OwnedFd,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+};
+
+use super::{
+    criu::{self, Restore},
+    instance::{Instance, Record},
+    protocol::{Failure, FailureKind, SOCKET_BATCH},
+    release::Release,
+    sandbox::{CriuProcess, Sandbox},
+    server::{Agent, failure, internal},
+    stage::AppStage,
+};
+use crate::{
+    appshot::{Kind, Manifest},
+    model::{AppshotId, InstanceId, ReleaseId},
+    os::ns,
+};
+
+/// Numbers under which a worker holds what `sandbox::Maker::restorer` gave it.
+const NETWORK_FD: i32 = 4;
+const STREAM_FDS: [i32; 2] = [5, 6];
+
+/// Sandboxes kept ready.
+#[derive(Debug)]
+pub struct Pool {
+    size: usize,
+    serial: AtomicU64,
+    ready: Mutex<VecDeque<(Sandbox, CriuProcess)>>,
+}
+
+impl Pool {
+    /// An empty pool that [`Pool::fill`] fills up to `size`.
+    pub fn new(size: usize) -> Self {
+        Self {
+            size,
+            serial: AtomicU64::new(0),
+            ready: Mutex::default(),
+        }
+    }
+
+    fn name(&self) -> String {
+        // Names must differ from those of an agent before this one.
+        format!(
+            "{}-{}",
+            std::process::id(),
+            self.serial.fetch_add(1, Ordering::Relaxed)
+        )
+    }
+
+    fn make(&self, agent: &Agent) -> io::Result<(Sandbox, CriuProcess)> {
+        let sandbox = agent.maker.sandbox(self.name())?;
+        match agent.maker.restorer(&sandbox) {
+            Ok(worker) => Ok((sandbox, worker)),
+            Err(error) => {
+                let _ = sandbox.remove();
+                Err(error)
+            }
+        }
+    }
+
+    /// Fills it up, on a thread of its own.
+    pub fn fill(&self, agent: &Arc<Agent>) {
+        let agent = agent.clone();
+        thread::spawn(move || {
+            loop {
+                let ready = agent
+                    .pool
+                    .ready
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .len();
+                if ready >= agent.pool.size {
+                    return;
+                }
+                match agent.pool.make(&agent) {
+                    Ok(made) => {
+                        let mut ready = agent
+                            .pool
+                            .ready
+                            .lock()
+                            .unwrap_or_else(PoisonError::into_inner);
+                        ready.push_back(made);
+                    }
+                    Err(error) => {
+                        eprintln!("edgepoint-agent: cannot make a sandbox: {error}");
+                        return;
+                    }
+                }
+            }
+        });
+    }
+
+    /// A sandbox that is ready, or a new one.
+    fn take(&self, agent: &Arc<Agent>) -> io::Result<(Sandbox, CriuProcess)> {
+        let ready = self
+            .ready
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop_front();
+        match ready {
+            Some(made) => Ok(made),
+            None => self.make(agent),
+        }
+    }
+
+    /// Takes all of them apart.
+    pub fn drain(&self) {
+        let ready = std::mem::take(&mut *self.ready.lock().unwrap_or_else(PoisonError::into_inner));
+        for (sandbox, worker) in ready {
+            drop(worker);
+            let _ = sandbox.remove();
+        }
+    }
+}
+
+/// Starts an instance from its release.
+pub fn start(
+    agent: &Arc<Agent>,
+    id: InstanceId,
+    release: &ReleaseId,
+    generation: u64,
+) -> Result<Vec<OwnedFd>, Failure> {
+    let release = agent.release(release)?;
+    let layer = id.to_string();
+    let record = begin(agent, id, &release.id, generation, vec![layer.clone()])?;
+    let done = || -> Result<Vec<OwnedFd>, Failure> {
+        agent.layers.make(&layer).map_err(internal)?;
+        let sandbox = agent.maker.sandbox(agent.pool.name()).map_err(internal)?;
+        let started = cold(agent, &sandbox, &release, &record);
+        finish(agent, sandbox, record.clone(), started)
+    };
+    settle(agent, id, done())
+}
+
+/// Restores an instance from an appshot.
+pub fn restore(
+    agent: &Arc<Agent>,
+    id: InstanceId,
+    appshot: &AppshotId,
+    generation: u64,
+) -> Result<Vec<OwnedFd>, Failure> {
+    let manifest = agent.appshot(appshot)?;
+    let release = agent.release(&manifest.release)?;
+    let unusable = |error: &dyn std::error::Error| Failure::new(FailureKind::Unusable, error);
+    manifest
+        .fits(&agent.host)
+        .map_err(|error| unusable(&error))?;
+    let images = agent
+        .store
+        .images(&manifest)
+        .map_err(|error| unusable(&error))?;
+    if !agent.table().verified.contains(appshot) {
+        agent
+            .store
+            .verify(&manifest)
+            .map_err(|error| unusable(&error))?;
+        agent.table().verified.insert(appshot.clone());
+    }
+    let layers = match manifest.kind {
+        // It goes on in the layer that it was parked with.
+        Kind::Parked => manifest.layers.clone(),
+        Kind::Golden => [id.to_string()]
+            .into_iter()
+            .chain(manifest.layers.clone())
+            .collect(),
+    };
+    let record = begin(agent, id, &release.id, generation, layers)?;
+    let done = || -> Result<Vec<OwnedFd>, Failure> {
+        let (sandbox, worker) = agent.pool.take(agent).map_err(internal)?;
+        let started = warm(
+            agent,
+            &sandbox,
+            &worker,
+            &release,
+            &manifest,
+            &images.into(),
+            &record,
+        );
+        drop(worker);
+        finish(agent, sandbox, record.clone(), started)
+    };
+    let sockets = settle(agent, id, done());
+    agent.pool.fill(agent);
+    let sockets = sockets?;
+    if manifest.kind == Kind::Parked {
+        // The instance lives on; its old image would be older than its files.
+        agent.table().appshots.remove(appshot);
+        if let Err(error) = agent.store.remove(appshot) {
+            eprintln!(
+                "edgepoint-agent: {}",
+                Failure::new(FailureKind::Internal, &error)
+            );
+        }
+    }
+    Ok(sockets)
+}
+
+/// Reserves the id and the layers.
+fn begin(
+    agent: &Agent,
+    id: InstanceId,
+    release: &ReleaseId,
+    generation: u64,
+    layers: Vec<String>,
+) -> Result<Record, Failure> {
+    let mut table = agent.table();
+    let pending = table.pending.iter().any(|(other, _)| *other == id);
+    if pending || table.instances.contains_key(&id) {
+        return Err(failure(
+            FailureKind::Forbidden,
+            format!("instance {id} exists already"),
+        ));
+    }
+    if table.instances.len() + table.pending.len() >= agent.config.max_instances {
+        return Err(failure(
+            FailureKind::Busy,
+            "this host holds its most instances already",
+        ));
+    }
+    table.pending.push((id, layers.clone()));
+    Ok(Record {
+        id,
+        release: release.clone(),
+        generation,
+        layers,
+        process: None,
+    })
+}
+
+/// Ends the reservation; layers of a failed try are swept.
+fn settle<T>(agent: &Agent, id: InstanceId, result: Result<T, Failure>) -> Result<T, Failure> {
+    agent.table().pending.retain(|(other, _)| *other != id);
+    if result.is_err() {
+        agent.sweep_layers();
+    }
+    result
+}
+
+/// The layers under an instance's own, top first.
+fn lower(agent: &Agent, release: &Release, record: &Record) -> Vec<PathBuf> {
+    let own = record
+        .layers
+        .iter()
+        .skip(1)
+        .map(|name| agent.layers.upper(name));
+    own.chain(agent.releases.layers(release)).collect()
+}
+
+fn prepare(
+    agent: &Agent,
+    sandbox: &Sandbox,
+    release: &Release,
+    record: &Record,
+) -> Result<super::stage::Root, Failure> {
+    let own = record
+        .layers
+        .first()
+        .map(String::as_str)
+        .unwrap_or_default();
+    agent
+        .layers
+        .write_generation(own, record.generation)
+        .map_err(internal)?;
+    sandbox.group.limit(&release.app.limits).map_err(internal)?;
+    record.write(&sandbox.directory).map_err(internal)?;
+    Ok(sandbox.root(lower(agent, release, record), &agent.layers.path(own)))
+}
+
+fn cold(
+    agent: &Agent,
+    sandbox: &Sandbox,
+    release: &Release,
+    record: &Record,
+) -> Result<i32, Failure> {
+    let root = prepare(agent, sandbox, release, record)?;
+    let app = &release.app;
+    let mut env = vec![
+        (
+            "PATH".into(),
+            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into(),
+        ),
+        ("HOME".into(), "/app".into()),
+        ("PORT".into(), app.internal_port.to_string()),
+    ];
+    env.extend(app.env.clone());
+    let mut arguments = Vec::new();
+    for process in &app.processes {
+        arguments.push(process.command.len().to_string());
+        arguments.extend(process.command.iter().cloned());
+    }
+    let stage = AppStage {
+        joins: sandbox.group.joins(),
+        root,
+        host_name: app.name.to_string(),
+        uid: release.uid,
+        env,
+        arguments,
+    };
+    sandbox.start(stage).map_err(internal)
+}
+
+fn warm(
+    agent: &Agent,
+    sandbox: &Sandbox,
+    worker: &CriuProcess,
+    release: &Release,
+    manifest: &Manifest,
+    images: &OwnedFd,
+    record: &Record,
+) -> Result<i32, Failure> {
+    let own = record
+        .layers
+        .first()
+        .map(String::as_str)
+        .unwrap_or_default();
+    agent.layers.make(own).map_err(internal)?;
+    let root = prepare(agent, sandbox, release, record)?;
+    let mounts = File::open(format!("/proc/{}/ns/mnt", worker.pid())).map_err(internal)?;
+    ns::in_mounts(&mounts, || root.mount()).map_err(internal)?;
+    let work: OwnedFd = File::open(&sandbox.directory).map_err(internal)?.into();
+    let [stdout, stderr] = STREAM_FDS;
+    let job = Restore {
+        images,
+        work: &work,
+        root: &root.target.to_string_lossy(),
+        network_fd: NETWORK_FD,
+        streams: [
+            (&manifest.stdout_key, stdout),
+            (&manifest.stderr_key, stderr),
+        ],
+    };
+    worker
+        .line
+        .restore(&job, agent.config.restore_timeout)
+        .map_err(|error| {
+            let kind = match &error {
+                error if error.is_deadline() => FailureKind::Deadline,
+                criu::Error::Refused { .. } => FailureKind::Unusable,
+                _ => FailureKind::Internal,
+            };
+            let mut failure = Failure::new(kind, &error);
+            let log = fs::read_to_string(sandbox.directory.join("restore.log")).unwrap_or_default();
+            let telling = |line: &&str| line.contains("Error") && !line.contains("RLIMIT_NOFILE");
+            if let Some(line) = log.lines().find(telling) {
+                failure.message.push_str(": ");
+                failure.message.push_str(line);
+            }
+            failure
+        })
+}
+
+/// Takes a running process into the table, or the sandbox apart.
+fn finish(
+    agent: &Agent,
+    sandbox: Sandbox,
+    record: Record,
+    started: Result<i32, Failure>,
+) -> Result<Vec<OwnedFd>, Failure> {
+    let adopted = started.and_then(|pid| {
+        let sockets = ns::sockets_in(&sandbox.network, SOCKET_BATCH.into()).map_err(internal)?;
+        Ok((pid, sockets))
+    });
+    match adopted {
+        Ok((pid, sockets)) => {
+            let name = sandbox.name.clone();
+            let instance = Instance::adopt(record, sandbox, pid).map_err(|error| {
+                // It ended at once; what it left is cleared by its name.
+                let group = agent.maker.hierarchy.existing(&name);
+                let _ = group
+                    .kill(std::time::Duration::from_secs(5))
+                    .and_then(|()| group.remove());
+                let _ = fs::remove_dir_all(agent.maker.directory.join(&name));
+                internal(error)
+            })?;
+            agent.enter(instance).map_err(internal)?;
+            Ok(sockets)
+        }
+        Err(failure) => {
+            if let Err(error) = sandbox.remove() {
+                eprintln!(
+                    "edgepoint-agent: cannot remove sandbox {}: {error}",
+                    sandbox.name
+                );
+            }
+            Err(failure)
+        }
+    }
+}

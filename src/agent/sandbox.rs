@@ -1,0 +1,255 @@
+//! What an instance runs in, before it runs: network namespace, control group, streams, a root to
+//! mount — and, if it is to be restored, a CRIU worker that waits.
+//!
+//! A sandbox is made beforehand where possible, used once, and taken apart with [`Sandbox::remove`].
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Write},
+    os::fd::{AsFd, OwnedFd},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use super::{
+    criu,
+    stage::{AppStage, CriuStage, Root, Stage},
+};
+use crate::os::{
+    cgroup::{Group, Hierarchy},
+    ns, process, seqpacket,
+};
+
+/// How long the processes of a sandbox may take to vanish once killed.
+const KILL_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Makes sandboxes below one directory.
+#[derive(Debug)]
+pub struct Maker {
+    /// Directory of all sandboxes.
+    pub directory: PathBuf,
+    /// Control groups of this edgepoint.
+    pub hierarchy: Hierarchy,
+    /// Prefix of the CRIU installation.
+    pub criu: PathBuf,
+    /// Directory with CRIU's kernel-feature cache.
+    pub kernel_cache: PathBuf,
+}
+
+/// One sandbox.
+#[derive(Debug)]
+pub struct Sandbox {
+    /// Its name: directory and control group.
+    pub name: String,
+    /// Its directory.
+    pub directory: PathBuf,
+    /// Its network namespace.
+    pub network: OwnedFd,
+    /// Its control group.
+    pub group: Group,
+    /// Standard output and error, opened for append.
+    pub streams: [File; 2],
+}
+
+/// A CRIU process that waits for one request.
+#[derive(Debug)]
+pub struct CriuProcess {
+    child: Child,
+    /// Its line.
+    pub line: criu::Worker,
+}
+
+impl Drop for CriuProcess {
+    /// CRIU ends when its socket closes; one that does not is killed. A worker that dumps is never
+    /// killed before it has answered: its answer or its own end comes first (see `snapd`).
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl CriuProcess {
+    /// Its process id.
+    pub fn pid(&self) -> i32 {
+        self.child.id().cast_signed()
+    }
+}
+
+impl Maker {
+    /// Makes a sandbox named `name`.
+    pub fn sandbox(&self, name: String) -> io::Result<Sandbox> {
+        let directory = self.directory.join(&name);
+        fs::create_dir(&directory)?;
+        let made = || -> io::Result<Sandbox> {
+            fs::create_dir(directory.join("root"))?;
+            let stream = |file: &str| {
+                let mut options = OpenOptions::new();
+                // Write-only: CRIU lets only such a file differ in size at the restore.
+                options.append(true).create_new(true).mode(0o600);
+                options.open(directory.join(file))
+            };
+            Ok(Sandbox {
+                network: ns::new_network()?,
+                group: self.hierarchy.group(&name)?,
+                streams: [stream("stdout")?, stream("stderr")?],
+                name: name.clone(),
+                directory: directory.clone(),
+            })
+        };
+        made().inspect_err(|_| {
+            let _ = fs::remove_dir_all(&directory);
+            let _ = self.hierarchy.existing(&name).remove();
+        })
+    }
+
+    /// Starts a worker that will restore into the sandbox.
+    pub fn restorer(&self, sandbox: &Sandbox) -> io::Result<CriuProcess> {
+        let [stdout, stderr] = &sandbox.streams;
+        let fds = [sandbox.network.as_fd(), stdout.as_fd(), stderr.as_fd()];
+        self.worker(None, sandbox.group.joins(), &fds)
+    }
+
+    /// Starts a worker that can dump processes of user `uid`.
+    pub fn dumper(&self, uid: u32) -> io::Result<CriuProcess> {
+        self.worker(Some(uid), Vec::new(), &[])
+    }
+
+    fn worker(
+        &self,
+        user: Option<u32>,
+        joins: Vec<PathBuf>,
+        fds: &[std::os::fd::BorrowedFd<'_>],
+    ) -> io::Result<CriuProcess> {
+        let (ours, theirs) = seqpacket::pair()?;
+        let (criu, run) = (self.criu.clone(), self.kernel_cache.clone());
+        let stage = Stage::Criu(CriuStage {
+            criu,
+            run,
+            user,
+            joins,
+        });
+        let fds: Vec<_> = [theirs.as_fd()]
+            .into_iter()
+            .chain(fds.iter().copied())
+            .collect();
+        let child = launch(&stage, &fds, Stdio::null())?;
+        Ok(CriuProcess {
+            child,
+            line: criu::Worker::new(ours),
+        })
+    }
+
+    /// Asks CRIU for its version and makes its kernel-feature cache if there is none for this boot.
+    pub fn prepare(&self) -> io::Result<String> {
+        let file = self.kernel_cache.join("criu.kdat");
+        if !file.exists() {
+            fs::create_dir_all(&self.kernel_cache)?;
+            let stage = Stage::KernelCache {
+                criu: self.criu.clone(),
+            };
+            let mut child = launch(&stage, &[], Stdio::piped())?;
+            let mut cache = Vec::new();
+            if let Some(mut output) = child.stdout.take() {
+                output.read_to_end(&mut cache)?;
+            }
+            if !child.wait()?.success() {
+                return Err(io::Error::other(
+                    "CRIU cannot work on this host; see `edgepoint doctor`",
+                ));
+            }
+            let temporary = self.kernel_cache.join(".criu.kdat");
+            fs::write(&temporary, cache)?;
+            fs::rename(temporary, file)?;
+        }
+        let worker = self.worker(None, Vec::new(), &[])?;
+        worker
+            .line
+            .version(Duration::from_secs(10))
+            .map_err(io::Error::other)
+    }
+}
+
+impl Sandbox {
+    /// Starts the first process and returns its host id.
+    pub fn start(&self, stage: AppStage) -> io::Result<i32> {
+        let (mut report, theirs) = io::pipe()?;
+        let [stdout, stderr] = &self.streams;
+        let fds = [
+            theirs.as_fd(),
+            self.network.as_fd(),
+            stdout.as_fd(),
+            stderr.as_fd(),
+        ];
+        let mut child = launch(&Stage::App(Box::new(stage)), &fds, Stdio::null())?;
+        drop(theirs);
+        // The pipe closes when the app's own program runs.
+        let mut text = String::new();
+        report.read_to_string(&mut text)?;
+        child.wait()?;
+        if let Some((_, error)) = text.split_once("error ") {
+            return Err(io::Error::other(error.to_string()));
+        }
+        let pid = text
+            .strip_prefix("pid ")
+            .and_then(|rest| rest.trim().parse().ok());
+        pid.ok_or_else(|| io::Error::other("the sandbox ended before its first process ran"))
+    }
+
+    /// The root as it will be mounted.
+    pub fn root(&self, lower: Vec<PathBuf>, layer: &Path) -> Root {
+        Root {
+            target: self.directory.join("root"),
+            lower,
+            upper: layer.join("upper"),
+            work: layer.join("work"),
+        }
+    }
+
+    /// Under which name CRIU knows a stream: mount and inode, as this process sees them.
+    pub fn stream_keys(&self) -> io::Result<[String; 2]> {
+        use std::os::{fd::AsRawFd, unix::fs::MetadataExt};
+        let key = |file: &File| -> io::Result<String> {
+            let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd()))?;
+            let mount: u64 = info
+                .lines()
+                .find_map(|line| line.strip_prefix("mnt_id:"))
+                .and_then(|id| id.trim().parse().ok())
+                .ok_or_else(|| io::Error::other("no mount id"))?;
+            Ok(format!("file[{mount:x}:{:x}]", file.metadata()?.ino()))
+        };
+        let [stdout, stderr] = &self.streams;
+        Ok([key(stdout)?, key(stderr)?])
+    }
+
+    /// Inode of the network namespace.
+    pub fn network_inode(&self) -> io::Result<u64> {
+        Ok(nix::sys::stat::fstat(&self.network)?.st_ino)
+    }
+
+    /// Ends what still runs in it and removes it from the host.
+    pub fn remove(&self) -> io::Result<()> {
+        self.group.kill(KILL_PATIENCE)?;
+        self.group.remove()?;
+        match fs::remove_dir_all(&self.directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+}
+
+/// Starts this program again as a stage.
+fn launch(stage: &Stage, fds: &[std::os::fd::BorrowedFd<'_>], stdout: Stdio) -> io::Result<Child> {
+    let mut command = Command::new("/proc/self/exe");
+    command
+        .arg("stage")
+        .env_clear()
+        .stdin(Stdio::piped())
+        .stdout(stdout);
+    let mut child = process::spawn_with_fds(&mut command, fds)?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(&serde_json::to_vec(stage)?)?;
+    }
+    Ok(child)
+}

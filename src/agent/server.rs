@@ -1,0 +1,643 @@
+//! The agent itself: listens, checks who asks, and answers each request on a thread of its own.
+//!
+//! Instances do not depend on it: they are children that nobody waits for, and an agent that starts
+//! finds them by their records. What it holds in memory can be read again from its directories.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    fs, io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    instance::{Instance, Layers, Record},
+    perfd,
+    protocol::{
+        Answer, Failure, FailureKind, LiveInstance, MAX_MESSAGE, PAGE, Reply, Request,
+        SOCKET_BATCH, StoredAppshot, VERSION, Verb,
+    },
+    release::{Release, Releases},
+    restored::{self, Pool},
+    sandbox::{Maker, Sandbox},
+    snapd,
+};
+use crate::{
+    appshot::{self, Host, Manifest},
+    model::{AppshotId, InstanceId, ReleaseId, ResourceUse},
+    os::{cgroup::Hierarchy, ns, process, seqpacket},
+};
+
+/// Requests worked on at the same time; more are answered `Busy`.
+const MAX_BUSY: usize = 128;
+
+/// Settings, given on the command line by the supervisor.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where everything is kept.
+    pub state: PathBuf,
+    /// Where it listens.
+    pub socket: PathBuf,
+    /// Prefix of the CRIU installation.
+    pub criu: PathBuf,
+    /// Who besides root may ask.
+    pub proxy_uid: u32,
+    /// Group of the socket.
+    pub proxy_gid: u32,
+    /// First of the uids given to apps.
+    pub first_uid: u32,
+    /// The most instances at a time.
+    pub max_instances: usize,
+    /// A restore that takes longer is ended.
+    pub restore_timeout: Duration,
+    /// A dump that takes longer is given up.
+    pub dump_timeout: Duration,
+    /// Sandboxes kept ready.
+    pub pool: usize,
+}
+
+/// What the agent knows; one lock, held for look-ups only.
+#[derive(Debug, Default)]
+pub struct Table {
+    /// By id.
+    pub releases: BTreeMap<ReleaseId, Arc<Release>>,
+    /// By id.
+    pub instances: BTreeMap<InstanceId, Arc<Instance>>,
+    /// By id.
+    pub appshots: BTreeMap<AppshotId, Arc<Manifest>>,
+    /// Layers of instances that are being made.
+    pub pending: Vec<(InstanceId, Vec<String>)>,
+    /// Appshots whose digests this agent has seen to be right.
+    pub verified: HashSet<AppshotId>,
+}
+
+/// The agent.
+#[derive(Debug)]
+pub struct Agent {
+    /// Its settings.
+    pub config: Config,
+    /// Makes sandboxes.
+    pub maker: Maker,
+    /// Sandboxes kept ready.
+    pub pool: Pool,
+    /// Releases on disk.
+    pub releases: Releases,
+    /// Appshots on disk.
+    pub store: appshot::Store,
+    /// File layers on disk.
+    pub layers: Layers,
+    /// What appshots made here depend on.
+    pub host: Host,
+    table: Mutex<Table>,
+    watch: process::Watch,
+    listeners: Mutex<Vec<Arc<OwnedFd>>>,
+    busy: AtomicUsize,
+}
+
+impl Agent {
+    /// Opens the directories, finds what runs, clears away what does not.
+    pub fn open(config: Config, init: &Path) -> io::Result<Self> {
+        let state = &config.state;
+        fs::create_dir_all(state)?;
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?
+            .trim()
+            .to_string();
+        let (sandboxes, cache) = (state.join("sandboxes"), state.join("criu").join(&boot));
+        fs::create_dir_all(&sandboxes)?;
+        let maker = Maker {
+            directory: sandboxes,
+            hierarchy: Hierarchy::open(&group_name(state))?,
+            criu: config.criu.clone(),
+            kernel_cache: cache,
+        };
+        let criu = maker.prepare()?;
+        let agent = Self {
+            releases: Releases::open(state, init, config.first_uid)?,
+            store: appshot::Store::open(&state.join("appshots")).map_err(io::Error::other)?,
+            layers: Layers::open(state.join("layers"))?,
+            pool: Pool::new(config.pool),
+            host: Host {
+                kernel: perfd::kernel()?,
+                cpu: perfd::cpu()?,
+                criu,
+            },
+            table: Mutex::default(),
+            watch: process::Watch::new()?,
+            listeners: Mutex::default(),
+            busy: AtomicUsize::new(0),
+            maker,
+            config,
+        };
+        agent.recover()?;
+        Ok(agent)
+    }
+
+    /// Serves until the process is ended.
+    pub fn run(self: Arc<Self>) -> io::Result<()> {
+        let config = &self.config;
+        let socket = seqpacket::listen_at(&config.socket, 0o660, Some(config.proxy_gid))?;
+        self.pool.fill(&self);
+        let agent = self.clone();
+        thread::spawn(move || agent.report_ends());
+        let agent = self.clone();
+        thread::spawn(move || perfd::rotate_logs(&agent));
+        loop {
+            let peer = Arc::new(seqpacket::accept(&socket)?);
+            let uid = seqpacket::peer_uid(&*peer)?;
+            if uid != 0 && uid != config.proxy_uid {
+                eprintln!("edgepoint-agent: refused a connection of uid {uid}");
+                continue;
+            }
+            let agent = self.clone();
+            thread::spawn(move || agent.converse(&peer, uid));
+        }
+    }
+
+    /// The table, locked.
+    pub fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A release.
+    pub fn release(&self, id: &ReleaseId) -> Result<Arc<Release>, Failure> {
+        self.table()
+            .releases
+            .get(id)
+            .cloned()
+            .ok_or_else(|| unknown("release", id))
+    }
+
+    /// An instance.
+    pub fn instance(&self, id: InstanceId) -> Result<Arc<Instance>, Failure> {
+        self.table()
+            .instances
+            .get(&id)
+            .cloned()
+            .ok_or_else(|| unknown("instance", id))
+    }
+
+    /// An appshot.
+    pub fn appshot(&self, id: &AppshotId) -> Result<Arc<Manifest>, Failure> {
+        self.table()
+            .appshots
+            .get(id)
+            .cloned()
+            .ok_or_else(|| unknown("appshot", id))
+    }
+
+    /// Enters an instance into the table and watches it.
+    pub fn enter(&self, instance: Instance) -> io::Result<Arc<Instance>> {
+        let instance = Arc::new(instance);
+        self.watch
+            .add(&instance.pidfd, instance.record.id.number())?;
+        self.table()
+            .instances
+            .insert(instance.record.id, instance.clone());
+        Ok(instance)
+    }
+
+    /// Takes an ended instance off the host. Returns what it had used.
+    pub fn bury(&self, instance: &Instance) -> ResourceUse {
+        let usage = instance.usage();
+        process::reap(instance.pid);
+        self.keep_logs(instance);
+        if let Err(error) = instance.sandbox.remove() {
+            eprintln!(
+                "edgepoint-agent: cannot remove sandbox {}: {error}",
+                instance.sandbox.name
+            );
+        }
+        process::reap(instance.pid);
+        self.table().instances.remove(&instance.record.id);
+        self.sweep_layers();
+        usage
+    }
+
+    /// Removes layers that nothing refers to any more.
+    pub fn sweep_layers(&self) {
+        let table = self.table();
+        let of_instances = table.instances.values().flat_map(|i| &i.record.layers);
+        let of_appshots = table
+            .appshots
+            .values()
+            .flat_map(|manifest| &manifest.layers);
+        let of_pending = table.pending.iter().flat_map(|(_, layers)| layers);
+        let keep = of_instances
+            .chain(of_appshots)
+            .chain(of_pending)
+            .cloned()
+            .collect();
+        // Under the lock: a layer made meanwhile would be in no list yet.
+        if let Err(error) = self.layers.sweep(&keep) {
+            eprintln!("edgepoint-agent: cannot remove a layer: {error}");
+        }
+    }
+
+    /// Files of an app's logs.
+    pub fn logs_of(&self, app: &crate::model::AppName) -> PathBuf {
+        self.config.state.join("logs").join(app.as_str())
+    }
+
+    fn keep_logs(&self, instance: &Instance) {
+        let Ok(release) = self.release(&instance.record.release) else {
+            return;
+        };
+        let logs = self.logs_of(&release.app.name);
+        let moved = fs::create_dir_all(&logs).and_then(|()| {
+            for stream in ["stdout", "stderr"] {
+                let name = format!("{}.{stream}", instance.record.id);
+                fs::rename(instance.sandbox.directory.join(stream), logs.join(name))?;
+            }
+            perfd::forget_old_logs(&logs)
+        });
+        if let Err(error) = moved {
+            eprintln!(
+                "edgepoint-agent: cannot keep logs of {}: {error}",
+                instance.record.id
+            );
+        }
+    }
+
+    /// Reads the directories; adopts what runs; an image whose instance lives on is void.
+    fn recover(&self) -> io::Result<()> {
+        let mut adopted = HashSet::new();
+        {
+            let mut table = self.table();
+            for release in self.releases.list()? {
+                table.releases.insert(release.id.clone(), Arc::new(release));
+            }
+            let (manifests, broken) = self.store.list().map_err(io::Error::other)?;
+            for error in broken {
+                eprintln!(
+                    "edgepoint-agent: {}",
+                    Failure::new(FailureKind::Unusable, &error)
+                );
+            }
+            for manifest in manifests {
+                table
+                    .appshots
+                    .insert(manifest.id.clone(), Arc::new(manifest));
+            }
+        }
+        for entry in fs::read_dir(&self.maker.directory)? {
+            let directory = entry?.path();
+            if let Some(instance) = self.find_again(&directory) {
+                adopted.insert(instance.record.id);
+                self.enter(instance)?;
+            }
+        }
+        let void: Vec<_> = {
+            let table = self.table();
+            let lives = |manifest: &&Arc<Manifest>| adopted.contains(&manifest.instance);
+            table
+                .appshots
+                .values()
+                .filter(lives)
+                .map(|manifest| manifest.id.clone())
+                .collect()
+        };
+        for id in void {
+            self.store.remove(&id).map_err(io::Error::other)?;
+            self.table().appshots.remove(&id);
+        }
+        // Groups and directories without a living instance.
+        let living: HashSet<String> = self
+            .table()
+            .instances
+            .values()
+            .map(|i| i.sandbox.name.clone())
+            .collect();
+        for name in self.maker.hierarchy.names()? {
+            if !living.contains(&name) {
+                let group = self.maker.hierarchy.existing(&name);
+                group.kill(Duration::from_secs(5))?;
+                group.remove()?;
+            }
+        }
+        for entry in fs::read_dir(&self.maker.directory)? {
+            let entry = entry?;
+            if !living.contains(entry.file_name().to_string_lossy().as_ref()) {
+                fs::remove_dir_all(entry.path())?;
+            }
+        }
+        self.sweep_layers();
+        Ok(())
+    }
+
+    /// The instance that a sandbox directory describes, if it still runs.
+    fn find_again(&self, directory: &Path) -> Option<Instance> {
+        let record = Record::read(directory).ok()?;
+        let process = record.process?;
+        if process::start_ticks(process.pid).ok()? != process.start_ticks {
+            return None;
+        }
+        let name = directory.file_name()?.to_string_lossy().into_owned();
+        let open = |file: &str| fs::File::options().append(true).open(directory.join(file));
+        let sandbox = Sandbox {
+            group: self.maker.hierarchy.existing(&name),
+            network: fs::File::open(format!("/proc/{}/ns/net", process.pid))
+                .ok()?
+                .into(),
+            streams: [open("stdout").ok()?, open("stderr").ok()?],
+            directory: directory.into(),
+            name,
+        };
+        Instance::adopt(record, sandbox, process.pid).ok()
+    }
+
+    /// Tells clients of instances that end by themselves.
+    fn report_ends(&self) {
+        loop {
+            let Ok(Some(key)) = self.watch.next() else {
+                continue;
+            };
+            let id = InstanceId::new(key);
+            let Ok(instance) = self.instance(id) else {
+                continue;
+            };
+            if !instance.claim_end() {
+                continue;
+            }
+            let code = process::reap(instance.pid);
+            let usage = self.bury(&instance);
+            let reply = Reply::Ended {
+                instance: id,
+                code,
+                usage,
+            };
+            let mut listeners = self
+                .listeners
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            listeners.retain(|peer| send(peer, &reply, &[]).is_ok());
+        }
+    }
+
+    /// Reads requests of one connection until it closes.
+    fn converse(self: Arc<Self>, peer: &Arc<OwnedFd>, uid: u32) {
+        loop {
+            let message = match seqpacket::recv(&**peer, MAX_MESSAGE) {
+                Ok(message) if !message.bytes.is_empty() => message,
+                _ => return,
+            };
+            let request: Request = match serde_json::from_slice(&message.bytes) {
+                Ok(request) => request,
+                Err(error) => {
+                    eprintln!("edgepoint-agent: unreadable request: {error}");
+                    return;
+                }
+            };
+            if self.busy.fetch_add(1, Ordering::AcqRel) >= MAX_BUSY {
+                self.busy.fetch_sub(1, Ordering::AcqRel);
+                let failure = failure(FailureKind::Busy, "the agent has too much to do");
+                let _ = send(
+                    peer,
+                    &Reply::Done {
+                        id: request.id,
+                        result: Err(failure),
+                    },
+                    &[],
+                );
+                continue;
+            }
+            let (agent, peer) = (self.clone(), peer.clone());
+            thread::spawn(move || {
+                let id = request.id;
+                let answered = agent.answer(request, message.fds, &peer, uid);
+                agent.busy.fetch_sub(1, Ordering::AcqRel);
+                let (result, fds) = match answered {
+                    Ok((answer, fds)) => (Ok(answer), fds),
+                    Err(failure) => (Err(failure), Vec::new()),
+                };
+                let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+                if let Err(error) = send(&peer, &Reply::Done { id, result }, &fds) {
+                    eprintln!("edgepoint-agent: cannot answer: {error}");
+                }
+            });
+        }
+    }
+
+    fn answer(
+        self: &Arc<Self>,
+        request: Request,
+        fds: Vec<OwnedFd>,
+        peer: &Arc<OwnedFd>,
+        uid: u32,
+    ) -> Result<(Answer, Vec<OwnedFd>), Failure> {
+        if request.version != VERSION {
+            let text = format!("protocol {} was asked, this is {VERSION}", request.version);
+            return Err(failure(FailureKind::Forbidden, text));
+        }
+        let plain = |answer| Ok((answer, Vec::new()));
+        match request.verb {
+            Verb::Hello { events } => {
+                if events {
+                    let mut listeners = self
+                        .listeners
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner);
+                    listeners.push(peer.clone());
+                }
+                plain(Answer::Hello {
+                    agent: env!("CARGO_PKG_VERSION").into(),
+                    criu: self.host.criu.clone(),
+                    cgroup: self.maker.hierarchy.version(),
+                })
+            }
+            Verb::Register { app } => {
+                if uid != 0 {
+                    return Err(failure(FailureKind::Forbidden, "only root may register"));
+                }
+                let directory = fds.into_iter().next().ok_or_else(|| {
+                    failure(FailureKind::Forbidden, "no directory came with the request")
+                })?;
+                let release = self
+                    .releases
+                    .register(*app, &directory.into())
+                    .map_err(internal)?;
+                let id = release.id.clone();
+                self.table().releases.insert(id.clone(), Arc::new(release));
+                plain(Answer::Registered { release: id })
+            }
+            Verb::Forget { release } => self.forget(&release).and_then(plain),
+            Verb::Describe { release } => {
+                let app = Box::new(self.release(&release)?.app.clone());
+                plain(Answer::Described { app })
+            }
+            Verb::Instances { after } => {
+                let page = self.page(after, |instance| LiveInstance {
+                    id: instance.record.id,
+                    release: instance.record.release.clone(),
+                    generation: instance.record.generation,
+                });
+                plain(Answer::Instances { page })
+            }
+            Verb::Appshots { after } => {
+                let table = self.table();
+                let later = table
+                    .appshots
+                    .values()
+                    .filter(|m| Some(&m.id) > after.as_ref());
+                let page = later.take(PAGE).map(|manifest| StoredAppshot {
+                    id: manifest.id.clone(),
+                    kind: manifest.kind,
+                    release: manifest.release.clone(),
+                    bytes: manifest.bytes(),
+                    generation: manifest.generation,
+                });
+                plain(Answer::Appshots {
+                    page: page.collect(),
+                })
+            }
+            Verb::Start {
+                instance,
+                release,
+                generation,
+            } => restored::start(self, instance, &release, generation)
+                .map(|sockets| (Answer::Ready, sockets)),
+            Verb::Restore {
+                instance,
+                appshot,
+                generation,
+            } => restored::restore(self, instance, &appshot, generation)
+                .map(|sockets| (Answer::Ready, sockets)),
+            Verb::Park {
+                instance,
+                appshot,
+                kind,
+            } => {
+                let (bytes, usage) = snapd::park(self, instance, appshot, kind)?;
+                plain(Answer::Parked { bytes, usage })
+            }
+            Verb::Stop {
+                instance,
+                patience_ms,
+            } => {
+                let instance = self.instance(instance)?;
+                let _turn = instance.turn.lock().unwrap_or_else(PoisonError::into_inner);
+                if !instance.claim_end() {
+                    return Err(unknown("instance", instance.record.id));
+                }
+                instance
+                    .stop(Duration::from_millis(patience_ms.into()))
+                    .map_err(internal)?;
+                process::wait_for_end(&instance.pidfd, 5_000).map_err(internal)?;
+                plain(Answer::Stopped {
+                    usage: self.bury(&instance),
+                })
+            }
+            Verb::Sockets { instance, count } => {
+                let instance = self.instance(instance)?;
+                let count = count.min(SOCKET_BATCH).into();
+                let sockets = ns::sockets_in(&instance.sandbox.network, count).map_err(internal)?;
+                Ok((Answer::Ready, sockets))
+            }
+            Verb::Sample { after } => {
+                let page = self.page(after, |instance| (instance.record.id, instance.usage()));
+                plain(Answer::Samples { page })
+            }
+            Verb::Discard { appshot } => {
+                self.store
+                    .remove(&appshot)
+                    .map_err(|error| Failure::new(FailureKind::Internal, &error))?;
+                self.table().appshots.remove(&appshot);
+                self.sweep_layers();
+                plain(Answer::Ok)
+            }
+            Verb::Logs { app } => {
+                let (names, files) = perfd::logs(self, &app).map_err(internal)?;
+                Ok((Answer::Logs { names }, files))
+            }
+        }
+    }
+
+    fn page<T>(&self, after: Option<InstanceId>, make: impl Fn(&Instance) -> T) -> Vec<T> {
+        let later: Vec<Arc<Instance>> = {
+            let table = self.table();
+            let later = table
+                .instances
+                .values()
+                .filter(|i| Some(i.record.id) > after);
+            later.take(PAGE).cloned().collect()
+        };
+        later.iter().map(|instance| make(instance)).collect()
+    }
+
+    fn forget(&self, release: &ReleaseId) -> Result<Answer, Failure> {
+        let appshots: Vec<AppshotId> = {
+            let mut table = self.table();
+            if table
+                .instances
+                .values()
+                .any(|i| i.record.release == *release)
+            {
+                return Err(failure(
+                    FailureKind::Busy,
+                    "instances of the release still run",
+                ));
+            }
+            table.releases.remove(release);
+            let of_it = table.appshots.values().filter(|m| m.release == *release);
+            of_it.map(|manifest| manifest.id.clone()).collect()
+        };
+        for id in appshots {
+            self.store
+                .remove(&id)
+                .map_err(|error| Failure::new(FailureKind::Internal, &error))?;
+            self.table().appshots.remove(&id);
+        }
+        self.releases.remove(release).map_err(internal)?;
+        self.sweep_layers();
+        Ok(Answer::Ok)
+    }
+
+    /// Ends whatever of the host is ours and not an instance: for an orderly stop.
+    pub fn close(&self) {
+        self.pool.drain();
+        self.maker.hierarchy.remove();
+        let _ = fs::remove_file(&self.config.socket);
+    }
+}
+
+/// The control group of the edgepoint that keeps its state in `state`.
+fn group_name(state: &Path) -> String {
+    use sha2::{Digest, Sha256};
+    let digest = Sha256::digest(state.as_os_str().as_encoded_bytes());
+    let short: String = digest
+        .iter()
+        .take(4)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    format!("edgepoint-{short}")
+}
+
+fn send(peer: &OwnedFd, reply: &Reply, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    seqpacket::send(peer, &serde_json::to_vec(reply)?, fds)
+}
+
+/// A failure in plain words.
+pub fn failure(kind: FailureKind, message: impl Into<String>) -> Failure {
+    Failure {
+        kind,
+        message: message.into(),
+    }
+}
+
+/// Nothing has that id.
+pub fn unknown(what: &str, id: impl std::fmt::Display) -> Failure {
+    failure(FailureKind::Unknown, format!("there is no {what} {id}"))
+}
+
+/// An operation on the host failed.
+pub fn internal(error: io::Error) -> Failure {
+    Failure::new(FailureKind::Internal, &error)
+}

@@ -1,0 +1,151 @@
+//! Finding things again: the connection to the agent, kept up for ever, and the file that says
+//! which releases serve.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{self, Write},
+    path::Path,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use tracing::warn;
+
+use super::{handle::Config, task::Outcome};
+use crate::{
+    agent::{
+        client::{self, Client},
+        protocol::{Answer, FailureKind, LiveInstance, StoredAppshot, Verb},
+    },
+    model::{App, AppName, ReleaseId},
+    telemetry,
+};
+
+/// Between two tries to reach the agent.
+const RETRY: Duration = Duration::from_millis(50);
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Generations that a manager which did not end in order may have given out unseen.
+const GENERATION_GAP: u64 = 1000;
+
+/// What is there when the agent is reached.
+pub(super) struct AgentUp {
+    pub client: Client,
+    pub deployed: Vec<(ReleaseId, App, u64)>,
+    pub instances: Vec<LiveInstance>,
+    pub appshots: Vec<StoredAppshot>,
+}
+
+/// The file: by app, the release that serves and its newest generation.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Saved {
+    /// Written by a manager that ended in order.
+    pub clean: bool,
+    /// The apps.
+    pub apps: BTreeMap<AppName, SavedApp>,
+}
+
+/// One app of the file.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SavedApp {
+    pub release: ReleaseId,
+    pub generation: u64,
+}
+
+impl Saved {
+    pub(super) fn read(path: &Path) -> io::Result<Self> {
+        match fs::read_to_string(path) {
+            Ok(text) => Ok(serde_json::from_str(&text)?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) fn write(&self, path: &Path) -> io::Result<()> {
+        let temporary = path.with_extension("tmp");
+        let mut file = File::create(&temporary)?;
+        file.write_all(&serde_json::to_vec_pretty(self)?)?;
+        file.sync_all()?;
+        fs::rename(temporary, path)
+    }
+}
+
+/// Connects to the agent, however long it takes, and reports what is there; then reports events
+/// until the connection breaks.
+pub(super) fn connect(config: &Config, outcome: mpsc::Sender<Outcome>) {
+    let config = config.clone();
+    tokio::spawn(async move {
+        let mut told = false;
+        let (up, mut events) = loop {
+            match reach(&config).await {
+                Ok(found) => break found,
+                Err(error) => {
+                    if !std::mem::replace(&mut told, true) {
+                        warn!(error = %telemetry::chain(&error), "waiting for the agent");
+                    }
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+            if outcome.is_closed() {
+                return;
+            }
+        };
+        if outcome.send(Outcome::AgentUp(Box::new(up))).await.is_err() {
+            return;
+        }
+        while let Some(ended) = events.recv().await {
+            if outcome.send(Outcome::AgentEnded(ended)).await.is_err() {
+                return;
+            }
+        }
+        let _ = outcome.send(Outcome::AgentDown).await;
+    });
+}
+
+async fn reach(config: &Config) -> Result<(AgentUp, mpsc::Receiver<client::Ended>), client::Error> {
+    let (client, events) = Client::connect(&config.agent).await?;
+    let instances = client.instances(PATIENCE).await?;
+    let appshots = client.appshots(PATIENCE).await?;
+    let saved = Saved::read(&config.deployed).unwrap_or_else(|error| {
+        warn!(%error, "cannot read which releases serve; beginning with none");
+        Saved::default()
+    });
+    let mut deployed = Vec::new();
+    for (name, saved_app) in saved.apps {
+        let release = saved_app.release;
+        match client
+            .ask(
+                Verb::Describe {
+                    release: release.clone(),
+                },
+                &[],
+                PATIENCE,
+            )
+            .await
+        {
+            Ok((Answer::Described { app }, _)) => {
+                let gap = if saved.clean { 0 } else { GENERATION_GAP };
+                let of_images = appshots.iter().filter(|image| image.release == release);
+                let newest = of_images.map(|image| image.generation).max().unwrap_or(0);
+                deployed.push((release, *app, saved_app.generation.max(newest) + gap));
+            }
+            Err(client::Error::Refused(failure)) if failure.kind == FailureKind::Unknown => {
+                warn!(app = %name, %release, "the release of a deployed app is gone");
+            }
+            Err(error) => return Err(error),
+            Ok(_) => return Err(client::Error::Odd),
+        }
+    }
+    Ok((
+        AgentUp {
+            client,
+            deployed,
+            instances,
+            appshots,
+        },
+        events,
+    ))
+}
