@@ -12,7 +12,5 @@ pub fn now() -> Instant {
 /// The wall clock as time since 1970: for records that people read. A clock set before 1970 reads
 /// as 1970.
 pub fn wall() -> Duration {
-    SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default()
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }

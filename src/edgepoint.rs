@@ -75,11 +75,7 @@ fn host<T>(act: &'static str, result: io::Result<T>) -> Result<T, Error> {
 /// Serves until SIGTERM, then puts everything to sleep and returns.
 pub fn run(loaded: Loaded, sockets: Sockets) -> Result<(), Error> {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    let runtime = runtime
-        .worker_threads(2)
-        .thread_name("edgepoint")
-        .enable_all()
-        .build();
+    let runtime = runtime.worker_threads(2).thread_name("edgepoint").enable_all().build();
     host("start the runtime", runtime)?.block_on(serve(loaded, sockets))
 }
 
@@ -130,11 +126,7 @@ async fn serve(loaded: Loaded, sockets: Sockets) -> Result<(), Error> {
             let socket = tokio::net::TcpListener::from_std(socket);
             let socket = host("listen for scrapes", socket)?;
             let render = Arc::new(move || metrics.render());
-            Some(tokio::spawn(conduit::server::serve_metrics(
-                socket,
-                render,
-                until_stopped(),
-            )))
+            Some(tokio::spawn(conduit::server::serve_metrics(socket, render, until_stopped())))
         }
         None => None,
     };

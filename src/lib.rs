@@ -8,6 +8,7 @@
 //! The modules in the order of that way; `src/docs/architecture.md` has the walls between them.
 
 pub mod cli;
+pub mod docs;
 pub mod supervisor;
 
 pub mod edgepoint;

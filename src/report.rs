@@ -60,13 +60,7 @@ impl Problem {
         hint: Option<String>,
     ) -> Self {
         let severity = Severity::Error;
-        Self {
-            file,
-            span,
-            severity,
-            message,
-            hint,
-        }
+        Self { file, span, severity, message, hint }
     }
 }
 
@@ -111,10 +105,7 @@ impl Report {
 
     /// Keeps the text of a file for the excerpts; files are printed in the order they were added.
     pub fn add_file(&mut self, name: impl Into<String>, text: impl Into<String>) -> FileId {
-        self.files.push(Source {
-            name: name.into(),
-            text: text.into(),
-        });
+        self.files.push(Source { name: name.into(), text: text.into() });
         FileId(self.files.len() - 1)
     }
 
@@ -170,9 +161,7 @@ impl Report {
     }
 
     fn source(&self, file: FileId) -> (&str, &str) {
-        self.files
-            .get(file.0)
-            .map_or(("", ""), |source| (&source.name, &source.text))
+        self.files.get(file.0).map_or(("", ""), |source| (&source.name, &source.text))
     }
 
     fn place(&self, problem: &Problem) -> Place<'_> {
@@ -250,12 +239,7 @@ impl<'t> Place<'t> {
     fn excerpt(&self) -> (String, usize, usize) {
         let shown: Vec<(char, usize)> = self.text.chars().map(shown).collect();
         let width = |from: usize, to: usize| -> usize {
-            shown
-                .iter()
-                .take(to)
-                .skip(from)
-                .map(|(_, width)| width)
-                .sum()
+            shown.iter().take(to).skip(from).map(|(_, width)| width).sum()
         };
         let (mut from, mut to) = (0, shown.len());
         if width(0, to) > MAX_WIDTH {
@@ -268,10 +252,7 @@ impl<'t> Place<'t> {
             from = self.before - kept.take_while(|(_, w)| fits(LEAD, &mut lead, *w)).count();
             let mut used = 0;
             let kept = shown.iter().skip(from);
-            to = from
-                + kept
-                    .take_while(|(_, w)| fits(MAX_WIDTH, &mut used, *w))
-                    .count();
+            to = from + kept.take_while(|(_, w)| fits(MAX_WIDTH, &mut used, *w)).count();
         }
         let mut text = String::new();
         if from > 0 {
@@ -320,12 +301,8 @@ pub fn did_you_mean<'c>(
     word: &str,
     candidates: impl IntoIterator<Item = &'c str>,
 ) -> Option<&'c str> {
-    let letters = |text: &str| -> Vec<char> {
-        text.to_ascii_lowercase()
-            .replace('-', "_")
-            .chars()
-            .collect()
-    };
+    let letters =
+        |text: &str| -> Vec<char> { text.to_ascii_lowercase().replace('-', "_").chars().collect() };
     let word = letters(word);
     if word.len() > MAX_WORD {
         return None;
@@ -383,11 +360,7 @@ mod tests {
         let printed = printed.replace("f.toml:", "").replace(": wrong\n    ", "");
         let (place, rest) = printed.split_at(3);
         let rest = rest.get(1..).unwrap().replace("\n      |", " |");
-        assert_eq!(
-            format!("{place}{rest}"),
-            format!("{expected}\n"),
-            "{text:?}"
-        );
+        assert_eq!(format!("{place}{rest}"), format!("{expected}\n"), "{text:?}");
     }
 
     #[test]
@@ -445,10 +418,7 @@ mod tests {
             Problem::error(file, span, message.into(), hint.map(str::to_owned))
         };
         let severity = Severity::Warning;
-        report.push(Problem {
-            severity,
-            ..problem(b, 0, "third", None)
-        });
+        report.push(Problem { severity, ..problem(b, 0, "third", None) });
         assert!(!report.is_empty() && !report.has_errors());
         report.push(problem(a, 2, "second", Some("do it right")));
         report.push(problem(a, 0, "first", None));

@@ -12,6 +12,7 @@ use std::{
     os::unix::{
         fs::{DirBuilderExt, PermissionsExt},
         net::UnixListener,
+        process::CommandExt,
     },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -75,10 +76,7 @@ pub enum Error {
 }
 
 fn host<T>(act: impl Into<String>, result: io::Result<T>) -> Result<T, Error> {
-    result.map_err(|source| Error::Host {
-        act: act.into(),
-        source,
-    })
+    result.map_err(|source| Error::Host { act: act.into(), source })
 }
 
 /// What the proxy process reads on its standard input. Its sockets begin at descriptor 3: all of
@@ -121,16 +119,12 @@ pub fn run(config_path: &Path, config: &Config) -> Result<(), Error> {
     make_directory(run, 0o755, None)?;
 
     let mut signals = SigSet::empty();
-    for signal in [
-        Signal::SIGTERM,
-        Signal::SIGINT,
-        Signal::SIGHUP,
-        Signal::SIGCHLD,
-    ] {
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGCHLD] {
         signals.add(signal);
     }
     host("block signals", signals.thread_block().map_err(Into::into))?;
     host("become a subreaper", process::become_subreaper())?;
+    host("raise the limit of open files", process::raise_open_files())?;
 
     let mut sockets = Vec::new();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -145,10 +139,7 @@ pub fn run(config_path: &Path, config: &Config) -> Result<(), Error> {
     }
     let http = sockets.len();
     let control = run.join(conduit::SOCKET);
-    sockets.push(host(
-        format!("listen at {}", control.display()),
-        control_socket(&control, uid),
-    )?);
+    sockets.push(host(format!("listen at {}", control.display()), control_socket(&control, uid))?);
     if let Some(address) = config.listen.metrics {
         let bound = host(format!("listen on {address}"), listen_on(address))?;
         sockets.push(bound.into());
@@ -220,12 +211,7 @@ impl Supervisor {
         let mut command = Command::new(&program);
         let settings = serde_json::to_vec(&self.agent).map_err(io::Error::other);
         let settings = host("write the agent's settings", settings)?;
-        start(
-            command.env_clear(),
-            &[],
-            &settings,
-            &program.display().to_string(),
-        )
+        start(command.env_clear(), &[], &settings, &program.display().to_string())
     }
 
     fn start_proxy(&self) -> Result<Part, Error> {
@@ -250,18 +236,13 @@ fn start(
     what: &str,
 ) -> Result<Part, Error> {
     let fds: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
-    command.stdin(Stdio::piped());
-    let mut child = host(
-        format!("start {what}"),
-        process::spawn_with_fds(command, &fds),
-    )?;
+    // Out of the terminal's group: ctrl-c is for us, and the proxy needs the agent to the end.
+    command.stdin(Stdio::piped()).process_group(0);
+    let mut child = host(format!("start {what}"), process::spawn_with_fds(command, &fds))?;
     if let Some(mut stdin) = child.stdin.take() {
         host(format!("talk to {what}"), stdin.write_all(settings))?;
     }
-    Ok(Part {
-        child,
-        began: clock::now(),
-    })
+    Ok(Part { child, began: clock::now() })
 }
 
 /// Starts a part again that has ended.
@@ -314,10 +295,7 @@ fn end(part: &Part, patience: Duration) {
 
 fn make_directory(path: &Path, mode: u32, owner: Option<u32>) -> Result<(), Error> {
     let make = || {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(mode)
-            .create(path)?;
+        fs::DirBuilder::new().recursive(true).mode(mode).create(path)?;
         fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
         std::os::unix::fs::chown(path, owner, owner)
     };
@@ -336,18 +314,11 @@ fn lock(state: &Path) -> Result<File, Error> {
 }
 
 fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
-    let family = if address.is_ipv4() {
-        AddressFamily::Inet
-    } else {
-        AddressFamily::Inet6
-    };
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let fd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     setsockopt(&fd, sockopt::ReuseAddr, &true)?;
     setsockopt(&fd, sockopt::ReusePort, &true)?;
-    bind(
-        std::os::fd::AsRawFd::as_raw_fd(&fd),
-        &SockaddrStorage::from(address),
-    )?;
+    bind(std::os::fd::AsRawFd::as_raw_fd(&fd), &SockaddrStorage::from(address))?;
     listen(&fd, Backlog::new(BACKLOG).map_err(io::Error::from)?)?;
     Ok(TcpListener::from(fd))
 }

@@ -21,9 +21,7 @@ const REQUESTS: &str = "edgepoint_dispatch_requests_total";
 const REQUEST_SECONDS: &str = "edgepoint_dispatch_request_seconds";
 const WAIT_SECONDS: &str = "edgepoint_dispatch_wait_seconds";
 
-const WAKE_BUCKETS: [f64; 11] = [
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0,
-];
+const WAKE_BUCKETS: [f64; 11] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
 
 /// Installs the recorder; the handle renders what `/metrics` answers.
 pub fn install() -> Result<PrometheusHandle, BuildError> {
@@ -31,23 +29,14 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &WAKE_BUCKETS)?
         .install_recorder()?;
     describe_counter!(WAKES, "Instances that became ready, by app and by how");
-    describe_histogram!(
-        WAKE_SECONDS,
-        "Time from the decision to wake until requests are let in"
-    );
+    describe_histogram!(WAKE_SECONDS, "Time from the decision to wake until requests are let in");
     describe_counter!(WAKE_FAILURES, "Starts and restores that failed");
     describe_counter!(PARK_FAILURES, "Appshots that could not be taken");
     describe_counter!(STATE_LOST, "Times that kept state was lost");
     describe_counter!(CRASHES, "Instances that ended by themselves");
-    describe_gauge!(
-        INSTANCES,
-        "Instances by state; an app without one counts by how it sleeps"
-    );
+    describe_gauge!(INSTANCES, "Instances by state; an app without one counts by how it sleeps");
     describe_counter!(REQUESTS, "Requests by app and by class of status");
-    describe_histogram!(
-        REQUEST_SECONDS,
-        "Time from a request's head to the end of its answer"
-    );
+    describe_histogram!(REQUEST_SECONDS, "Time from a request's head to the end of its answer");
     describe_histogram!(WAIT_SECONDS, "Time that requests waited for an instance");
     Ok(handle)
 }
@@ -89,6 +78,8 @@ pub fn instances(counts: impl Iterator<Item = (&'static str, u32)>) {
 /// A request was answered. `app` is empty for what policy answered.
 pub fn request(app: &str, status: u16, took: Duration, waited: Option<Duration>) {
     let class = match status {
+        // Nothing was answered: the client has gone.
+        0 => "none",
         100..=199 => "1xx",
         200..=299 => "2xx",
         300..=399 => "3xx",

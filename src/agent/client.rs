@@ -89,26 +89,15 @@ impl Client {
     pub async fn connect(path: &Path) -> Result<(Self, mpsc::Receiver<Ended>), Error> {
         let socket = seqpacket::connect_to(path)
             .and_then(seqpacket::register)
-            .map_err(|source| Error::Connect {
-                path: path.display().to_string(),
-                source,
-            })?;
+            .map_err(|source| Error::Connect { path: path.display().to_string(), source })?;
         let waiting = Mutex::new(Some(Waiting::new()));
-        let line = Arc::new(Line {
-            socket,
-            waiting,
-            next: AtomicU64::new(1),
-        });
+        let line = Arc::new(Line { socket, waiting, next: AtomicU64::new(1) });
         let (sender, events) = mpsc::channel(EVENTS);
         let reader = line.clone();
         tokio::spawn(async move {
             let _ = reader.read(&sender).await;
             // Senders are dropped: every waiting request learns that the line is dead.
-            reader
-                .waiting
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take();
+            reader.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
         });
         let client = Self { line };
         let hello = Verb::Hello { events: true };
@@ -126,33 +115,18 @@ impl Client {
         let id = self.line.next.fetch_add(1, Ordering::Relaxed);
         let (sender, answer) = oneshot::channel();
         {
-            let mut waiting = self
-                .line
-                .waiting
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let mut waiting = self.line.waiting.lock().unwrap_or_else(PoisonError::into_inner);
             waiting.as_mut().ok_or(Error::Lost)?.insert(id, sender);
         }
         let talk = async {
-            let request = Request {
-                version: VERSION,
-                id,
-                verb,
-            };
+            let request = Request { version: VERSION, id, verb };
             let text = serde_json::to_vec(&request).map_err(|_| Error::Odd)?;
             self.line.write(&text, fds).await.map_err(|_| Error::Lost)?;
-            answer
-                .await
-                .map_err(|_| Error::Lost)?
-                .map_err(Error::Refused)
+            answer.await.map_err(|_| Error::Lost)?.map_err(Error::Refused)
         };
         let result = tokio::time::timeout(deadline, talk).await;
         if !matches!(result, Ok(Ok(_))) {
-            let mut waiting = self
-                .line
-                .waiting
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let mut waiting = self.line.waiting.lock().unwrap_or_else(PoisonError::into_inner);
             waiting.as_mut().map(|waiting| waiting.remove(&id));
         }
         result.unwrap_or(Err(Error::Late(deadline)))
@@ -221,19 +195,9 @@ impl Line {
                         let _ = sender.send(result.map(|answer| (answer, message.fds)));
                     }
                 }
-                Reply::Ended {
-                    instance,
-                    code,
-                    usage,
-                } => {
+                Reply::Ended { instance, code, usage } => {
                     // A client that does not listen has dropped its end.
-                    let _ = events
-                        .send(Ended {
-                            instance,
-                            code,
-                            usage,
-                        })
-                        .await;
+                    let _ = events.send(Ended { instance, code, usage }).await;
                 }
             }
         }

@@ -193,6 +193,11 @@ impl Worker {
         Self { socket }
     }
 
+    /// Ends the conversation; CRIU gives up what it does and ends.
+    pub fn hang_up(&self) {
+        seqpacket::hang_up(&self.socket);
+    }
+
     /// Dumps. `commit` is called when the image is complete and the processes still stand frozen;
     /// only if it agrees does CRIU end them, else they run on.
     pub fn dump(
@@ -223,40 +228,23 @@ impl Worker {
             ..Options::default()
         };
         seqpacket::set_receive_timeout(&self.socket, deadline).map_err(Error::Talk)?;
-        self.send(&Request {
-            kind: DUMP,
-            opts: Some(options),
-            notify_success: None,
-        })?;
+        self.send(&Request { kind: DUMP, opts: Some(options), notify_success: None })?;
         loop {
             let reply = self.receive()?;
             if reply.kind != NOTIFY {
                 return check(reply).map(drop);
             }
-            let script = reply
-                .notify
-                .and_then(|notify| notify.script)
-                .unwrap_or_default();
+            let script = reply.notify.and_then(|notify| notify.script).unwrap_or_default();
             let agreed = script != "post-dump" || commit();
-            self.send(&Request {
-                kind: NOTIFY,
-                opts: None,
-                notify_success: Some(agreed),
-            })?;
+            self.send(&Request { kind: NOTIFY, opts: None, notify_success: Some(agreed) })?;
         }
     }
 
     /// Restores and returns the host id of the first process, which runs from then on.
     pub fn restore(&self, job: &Restore<'_>, deadline: Duration) -> Result<i32, Error> {
-        let mut inherit_fd = vec![InheritFd {
-            key: NETWORK_KEY.into(),
-            fd: job.network_fd,
-        }];
+        let mut inherit_fd = vec![InheritFd { key: NETWORK_KEY.into(), fd: job.network_fd }];
         for (key, fd) in job.streams {
-            inherit_fd.push(InheritFd {
-                key: key.into(),
-                fd,
-            });
+            inherit_fd.push(InheritFd { key: key.into(), fd });
         }
         let options = Options {
             images_dir_fd: job.images.as_raw_fd(),
@@ -273,11 +261,7 @@ impl Worker {
             ..Options::default()
         };
         seqpacket::set_receive_timeout(&self.socket, deadline).map_err(Error::Talk)?;
-        self.send(&Request {
-            kind: RESTORE,
-            opts: Some(options),
-            notify_success: None,
-        })?;
+        self.send(&Request { kind: RESTORE, opts: Some(options), notify_success: None })?;
         let reply = check(self.receive()?)?;
         reply.restore.map(|restore| restore.pid).ok_or(Error::Gone)
     }
@@ -285,11 +269,7 @@ impl Worker {
     /// The version as `major.minor.sublevel`.
     pub fn version(&self, deadline: Duration) -> Result<String, Error> {
         seqpacket::set_receive_timeout(&self.socket, deadline).map_err(Error::Talk)?;
-        self.send(&Request {
-            kind: VERSION,
-            opts: None,
-            notify_success: None,
-        })?;
+        self.send(&Request { kind: VERSION, opts: None, notify_success: None })?;
         let version = check(self.receive()?)?.version.ok_or(Error::Gone)?;
         let sublevel = version.sublevel.unwrap_or(0);
         Ok(format!("{}.{}.{sublevel}", version.major, version.minor))
@@ -314,18 +294,8 @@ fn check(reply: Response) -> Result<Response, Error> {
     }
     // Without CAP_SYS_RESOURCE each log begins with a harmless line about a limit.
     let message = reply.message.unwrap_or_default();
-    let telling: Vec<&str> = message
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.contains("RLIMIT_NOFILE"))
-        .collect();
-    let message = if telling.is_empty() {
-        "it gave no reason".into()
-    } else {
-        telling.join("; ")
-    };
-    Err(Error::Refused {
-        errno: reply.errno.unwrap_or(0),
-        message,
-    })
+    let telling: Vec<&str> =
+        message.lines().map(str::trim).filter(|line| !line.contains("RLIMIT_NOFILE")).collect();
+    let message = if telling.is_empty() { "it gave no reason".into() } else { telling.join("; ") };
+    Err(Error::Refused { errno: reply.errno.unwrap_or(0), message })
 }

@@ -75,9 +75,7 @@ impl Record {
 
     /// Reads what [`Record::write`] wrote.
     pub fn read(directory: &Path) -> io::Result<Self> {
-        Ok(serde_json::from_str(&fs::read_to_string(
-            directory.join(RECORD),
-        )?)?)
+        Ok(serde_json::from_str(&fs::read_to_string(directory.join(RECORD))?)?)
     }
 }
 
@@ -89,14 +87,7 @@ impl Instance {
         record.process = Some(Process { pid, start_ticks });
         record.write(&sandbox.directory)?;
         let (turn, ending) = (Mutex::new(()), AtomicBool::new(false));
-        Ok(Self {
-            record,
-            sandbox,
-            pid,
-            pidfd,
-            turn,
-            ending,
-        })
+        Ok(Self { record, sandbox, pid, pidfd, turn, ending })
     }
 
     /// Claims the end of the instance; true for the first caller only.

@@ -24,9 +24,7 @@ const LOG_FILES_KEPT: usize = 20;
 
 /// The kernel's release.
 pub fn kernel() -> io::Result<String> {
-    Ok(fs::read_to_string("/proc/sys/kernel/osrelease")?
-        .trim()
-        .into())
+    Ok(fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().into())
 }
 
 /// The CPU's model and a digest of its feature flags: state saved with one set of vector registers
@@ -34,22 +32,13 @@ pub fn kernel() -> io::Result<String> {
 pub fn cpu() -> io::Result<String> {
     let text = fs::read_to_string("/proc/cpuinfo")?;
     let field = |name: &str| {
-        let line = text
-            .lines()
-            .find(|line| line.starts_with(name))
-            .unwrap_or_default();
-        line.split_once(':')
-            .map(|(_, value)| value.trim().to_string())
-            .unwrap_or_default()
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+        line.split_once(':').map(|(_, value)| value.trim().to_string()).unwrap_or_default()
     };
     let mut flags: Vec<String> = field("flags").split(' ').map(str::to_string).collect();
     flags.sort();
     let digest = Sha256::digest(flags.join(" "));
-    let short: String = digest
-        .iter()
-        .take(4)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let short: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
     Ok(format!("{} ({short})", field("model name")))
 }
 
@@ -92,10 +81,7 @@ pub fn forget_old_logs(logs: &Path) -> io::Result<()> {
     }
     files.sort();
     let surplus = files.len().saturating_sub(LOG_FILES_KEPT);
-    files
-        .iter()
-        .take(surplus)
-        .try_for_each(|(_, path)| fs::remove_file(path))
+    files.iter().take(surplus).try_for_each(|(_, path)| fs::remove_file(path))
 }
 
 /// Names and files of an app's logs: living instances first, newest first.
@@ -147,11 +133,7 @@ mod tests {
     fn a_long_log_is_cut_to_its_newest_half_and_writers_go_on() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("log");
-        let mut writer = File::options()
-            .append(true)
-            .create(true)
-            .open(&path)
-            .unwrap();
+        let mut writer = File::options().append(true).create(true).open(&path).unwrap();
         let old = directory.path().join("log.old");
         writer.write_all(b"0123456789").unwrap();
         rotate(&path, 10).unwrap();

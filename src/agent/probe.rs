@@ -20,10 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Counts until it is ended.
 pub fn main() -> anyhow::Result<()> {
-    let port: u16 = std::env::var("PORT")
-        .context("PORT is not set")?
-        .parse()
-        .context("PORT is no port")?;
+    let port: u16 =
+        std::env::var("PORT").context("PORT is not set")?.parse().context("PORT is no port")?;
     let listener = TcpListener::bind(("127.0.0.1", port)).context("cannot listen")?;
     let mut count = 0_u64;
     for stream in listener.incoming() {
@@ -64,11 +62,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let mut count = 0;
-        for (request, expected) in [
-            ("GET / HTTP/1.1\r\n\r\n", "1"),
-            ("GET", ""),
-            ("\r\n\r\n", "2"),
-        ] {
+        for (request, expected) in [("GET / HTTP/1.1\r\n\r\n", "1"), ("GET", ""), ("\r\n\r\n", "2")]
+        {
             let mut client = TcpStream::connect(address).unwrap();
             client.write_all(request.as_bytes()).unwrap();
             client.shutdown(std::net::Shutdown::Write).unwrap();

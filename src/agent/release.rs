@@ -42,6 +42,8 @@ pub struct Releases {
     root: PathBuf,
     first_uid: u32,
     base: String,
+    /// One registration at a time: uids are given once.
+    turn: std::sync::Mutex<()>,
 }
 
 impl Releases {
@@ -51,11 +53,7 @@ impl Releases {
             fs::create_dir_all(root.join(part))?;
         }
         let base = build_base(&root.join("bases"), init)?;
-        Ok(Self {
-            root: root.into(),
-            first_uid,
-            base,
-        })
+        Ok(Self { root: root.into(), first_uid, base, turn: std::sync::Mutex::new(()) })
     }
 
     /// All releases.
@@ -76,6 +74,7 @@ impl Releases {
     /// Makes a release of `app` with the files of `source`.
     pub fn register(&self, app: App, source: &File) -> io::Result<Release> {
         use std::os::fd::AsRawFd;
+        let _turn = self.turn.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let uid = self.uid_of(&app.name)?;
         let directory = self.root.join("releases");
         let temporary = directory.join(format!(".tmp-{}", app.name));
@@ -84,12 +83,7 @@ impl Releases {
         for part in ["app", "data", "etc"] {
             fs::create_dir_all(root.join(part))?;
         }
-        let mut copy = Copy {
-            uid,
-            files: 0,
-            bytes: 0,
-            hash: Sha256::new(),
-        };
+        let mut copy = Copy { uid, files: 0, bytes: 0, hash: Sha256::new() };
         copy.hash.update(serde_json::to_vec(&app)?);
         copy.hash.update(&self.base);
         copy.hash.update(uid.to_le_bytes());
@@ -101,20 +95,10 @@ impl Releases {
             format!("root:x:0:0:root:/:/usr/sbin/nologin\napp:x:{uid}:{uid}::/app:/bin/sh\n");
         fs::write(root.join("etc/passwd"), users)?;
         fs::write(root.join("etc/group"), format!("root:x:0:\napp:x:{uid}:\n"))?;
-        let digest: String = copy
-            .hash
-            .finalize()
-            .iter()
-            .take(8)
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let digest: String =
+            copy.hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
         let id = ReleaseId::new(&digest).map_err(io::Error::other)?;
-        let release = Release {
-            id,
-            app,
-            uid,
-            base: self.base.clone(),
-        };
+        let release = Release { id, app, uid, base: self.base.clone() };
         let home = directory.join(release.id.as_str());
         if home.exists() {
             fs::remove_dir_all(&temporary)?;
@@ -139,10 +123,7 @@ impl Releases {
     /// Its read-only layers, top first.
     pub fn layers(&self, release: &Release) -> Vec<PathBuf> {
         vec![
-            self.root
-                .join("releases")
-                .join(release.id.as_str())
-                .join("root"),
+            self.root.join("releases").join(release.id.as_str()).join("root"),
             self.root.join("bases").join(&release.base),
         ]
     }
@@ -199,18 +180,14 @@ impl Copy {
             } else if meta.is_dir() {
                 fs::create_dir(&target)?;
                 self.tree(&source, &target)?;
+                // The end of a directory, so that `a/` and `b` beside it differ from `a/b`.
+                self.hash.update([b'/', 0]);
                 fs::set_permissions(&target, fs::Permissions::from_mode(meta.mode() & 0o777))?;
             } else if meta.is_file() {
                 self.file(&source, &target, meta.mode())?;
             } else {
-                let what = source
-                    .file_name()
-                    .unwrap_or_default()
-                    .to_string_lossy()
-                    .into_owned();
-                return Err(io::Error::other(format!(
-                    "{what} is no file, directory or link"
-                )));
+                let what = source.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                return Err(io::Error::other(format!("{what} is no file, directory or link")));
             }
         }
         Ok(())
@@ -244,13 +221,8 @@ fn build_base(bases: &Path, init: &Path) -> io::Result<String> {
     use nix::sys::stat::{Mode, SFlag, makedev, mknod};
     const LINKS: [&str; 4] = ["bin", "sbin", "lib", "lib64"];
     const ETC: [&str; 3] = ["ld.so.cache", "localtime", "ssl/certs/ca-certificates.crt"];
-    const DEVICES: [(&str, u64, u64); 5] = [
-        ("null", 1, 3),
-        ("zero", 1, 5),
-        ("full", 1, 7),
-        ("random", 1, 8),
-        ("urandom", 1, 9),
-    ];
+    const DEVICES: [(&str, u64, u64); 5] =
+        [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9)];
     let mut hash = Sha256::new();
     let init = fs::read(init)?;
     hash.update(&init);
@@ -259,12 +231,7 @@ fn build_base(bases: &Path, init: &Path) -> io::Result<String> {
         .filter_map(|name| Some((*name, fs::read(Path::new("/etc").join(name)).ok()?)))
         .collect();
     etc.iter().for_each(|(_, content)| hash.update(content));
-    let name: String = hash
-        .finalize()
-        .iter()
-        .take(8)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let name: String = hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     let home = bases.join(&name);
     if home.exists() {
         return Ok(name);
@@ -292,29 +259,15 @@ fn build_base(bases: &Path, init: &Path) -> io::Result<String> {
     }
     for (device, major, minor) in DEVICES {
         let path = tree.join("dev").join(device);
-        mknod(
-            &path,
-            SFlag::S_IFCHR,
-            Mode::from_bits_truncate(0o666),
-            makedev(major, minor),
-        )?;
+        mknod(&path, SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(major, minor))?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o666))?;
     }
     for (file, content) in etc {
         fs::write(tree.join("etc").join(file), content)?;
     }
-    copy_links(
-        Path::new("/etc/alternatives"),
-        &tree.join("etc/alternatives"),
-    )?;
-    fs::write(
-        tree.join("etc/hosts"),
-        "127.0.0.1 localhost\n::1 localhost\n",
-    )?;
-    fs::write(
-        tree.join("etc/nsswitch.conf"),
-        "passwd: files\ngroup: files\nhosts: files dns\n",
-    )?;
+    copy_links(Path::new("/etc/alternatives"), &tree.join("etc/alternatives"))?;
+    fs::write(tree.join("etc/hosts"), "127.0.0.1 localhost\n::1 localhost\n")?;
+    fs::write(tree.join("etc/nsswitch.conf"), "passwd: files\ngroup: files\nhosts: files dns\n")?;
     let program = tree.join(INIT.trim_start_matches('/'));
     fs::write(&program, init)?;
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;

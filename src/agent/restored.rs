@@ -47,20 +47,12 @@ pub struct Pool {
 impl Pool {
     /// An empty pool that [`Pool::fill`] fills up to `size`.
     pub fn new(size: usize) -> Self {
-        Self {
-            size,
-            serial: AtomicU64::new(0),
-            ready: Mutex::default(),
-        }
+        Self { size, serial: AtomicU64::new(0), ready: Mutex::default() }
     }
 
     fn name(&self) -> String {
         // Names must differ from those of an agent before this one.
-        format!(
-            "{}-{}",
-            std::process::id(),
-            self.serial.fetch_add(1, Ordering::Relaxed)
-        )
+        format!("{}-{}", std::process::id(), self.serial.fetch_add(1, Ordering::Relaxed))
     }
 
     fn make(&self, agent: &Agent) -> io::Result<(Sandbox, CriuProcess)> {
@@ -79,22 +71,14 @@ impl Pool {
         let agent = agent.clone();
         thread::spawn(move || {
             loop {
-                let ready = agent
-                    .pool
-                    .ready
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .len();
+                let ready = agent.pool.ready.lock().unwrap_or_else(PoisonError::into_inner).len();
                 if ready >= agent.pool.size {
                     return;
                 }
                 match agent.pool.make(&agent) {
                     Ok(made) => {
-                        let mut ready = agent
-                            .pool
-                            .ready
-                            .lock()
-                            .unwrap_or_else(PoisonError::into_inner);
+                        let mut ready =
+                            agent.pool.ready.lock().unwrap_or_else(PoisonError::into_inner);
                         ready.push_back(made);
                     }
                     Err(error) => {
@@ -108,11 +92,7 @@ impl Pool {
 
     /// A sandbox that is ready, or a new one.
     fn take(&self, agent: &Arc<Agent>) -> io::Result<(Sandbox, CriuProcess)> {
-        let ready = self
-            .ready
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop_front();
+        let ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
         match ready {
             Some(made) => Ok(made),
             None => self.make(agent),
@@ -158,40 +138,21 @@ pub fn restore(
     let manifest = agent.appshot(appshot)?;
     let release = agent.release(&manifest.release)?;
     let unusable = |error: &dyn std::error::Error| Failure::new(FailureKind::Unusable, error);
-    manifest
-        .fits(&agent.host)
-        .map_err(|error| unusable(&error))?;
-    let images = agent
-        .store
-        .images(&manifest)
-        .map_err(|error| unusable(&error))?;
+    manifest.fits(&agent.host).map_err(|error| unusable(&error))?;
+    let images = agent.store.images(&manifest).map_err(|error| unusable(&error))?;
     if !agent.table().verified.contains(appshot) {
-        agent
-            .store
-            .verify(&manifest)
-            .map_err(|error| unusable(&error))?;
+        agent.store.verify(&manifest).map_err(|error| unusable(&error))?;
         agent.table().verified.insert(appshot.clone());
     }
     let layers = match manifest.kind {
         // It goes on in the layer that it was parked with.
         Kind::Parked => manifest.layers.clone(),
-        Kind::Golden => [id.to_string()]
-            .into_iter()
-            .chain(manifest.layers.clone())
-            .collect(),
+        Kind::Golden => [id.to_string()].into_iter().chain(manifest.layers.clone()).collect(),
     };
     let record = begin(agent, id, &release.id, generation, layers)?;
     let done = || -> Result<Vec<OwnedFd>, Failure> {
         let (sandbox, worker) = agent.pool.take(agent).map_err(internal)?;
-        let started = warm(
-            agent,
-            &sandbox,
-            &worker,
-            &release,
-            &manifest,
-            &images.into(),
-            &record,
-        );
+        let started = warm(agent, &sandbox, &worker, &release, &manifest, &images.into(), &record);
         drop(worker);
         finish(agent, sandbox, record.clone(), started)
     };
@@ -202,10 +163,7 @@ pub fn restore(
         // The instance lives on; its old image would be older than its files.
         agent.table().appshots.remove(appshot);
         if let Err(error) = agent.store.remove(appshot) {
-            eprintln!(
-                "edgepoint-agent: {}",
-                Failure::new(FailureKind::Internal, &error)
-            );
+            eprintln!("edgepoint-agent: {}", Failure::new(FailureKind::Internal, &error));
         }
     }
     Ok(sockets)
@@ -222,25 +180,13 @@ fn begin(
     let mut table = agent.table();
     let pending = table.pending.iter().any(|(other, _)| *other == id);
     if pending || table.instances.contains_key(&id) {
-        return Err(failure(
-            FailureKind::Forbidden,
-            format!("instance {id} exists already"),
-        ));
+        return Err(failure(FailureKind::Forbidden, format!("instance {id} exists already")));
     }
     if table.instances.len() + table.pending.len() >= agent.config.max_instances {
-        return Err(failure(
-            FailureKind::Busy,
-            "this host holds its most instances already",
-        ));
+        return Err(failure(FailureKind::Busy, "this host holds its most instances already"));
     }
     table.pending.push((id, layers.clone()));
-    Ok(Record {
-        id,
-        release: release.clone(),
-        generation,
-        layers,
-        process: None,
-    })
+    Ok(Record { id, release: release.clone(), generation, layers, process: None })
 }
 
 /// Ends the reservation; layers of a failed try are swept.
@@ -254,11 +200,7 @@ fn settle<T>(agent: &Agent, id: InstanceId, result: Result<T, Failure>) -> Resul
 
 /// The layers under an instance's own, top first.
 fn lower(agent: &Agent, release: &Release, record: &Record) -> Vec<PathBuf> {
-    let own = record
-        .layers
-        .iter()
-        .skip(1)
-        .map(|name| agent.layers.upper(name));
+    let own = record.layers.iter().skip(1).map(|name| agent.layers.upper(name));
     own.chain(agent.releases.layers(release)).collect()
 }
 
@@ -268,15 +210,8 @@ fn prepare(
     release: &Release,
     record: &Record,
 ) -> Result<super::stage::Root, Failure> {
-    let own = record
-        .layers
-        .first()
-        .map(String::as_str)
-        .unwrap_or_default();
-    agent
-        .layers
-        .write_generation(own, record.generation)
-        .map_err(internal)?;
+    let own = record.layers.first().map(String::as_str).unwrap_or_default();
+    agent.layers.write_generation(own, record.generation).map_err(internal)?;
     sandbox.group.limit(&release.app.limits).map_err(internal)?;
     record.write(&sandbox.directory).map_err(internal)?;
     Ok(sandbox.root(lower(agent, release, record), &agent.layers.path(own)))
@@ -291,10 +226,7 @@ fn cold(
     let root = prepare(agent, sandbox, release, record)?;
     let app = &release.app;
     let mut env = vec![
-        (
-            "PATH".into(),
-            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into(),
-        ),
+        ("PATH".into(), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into()),
         ("HOME".into(), "/app".into()),
         ("PORT".into(), app.internal_port.to_string()),
     ];
@@ -324,11 +256,7 @@ fn warm(
     images: &OwnedFd,
     record: &Record,
 ) -> Result<i32, Failure> {
-    let own = record
-        .layers
-        .first()
-        .map(String::as_str)
-        .unwrap_or_default();
+    let own = record.layers.first().map(String::as_str).unwrap_or_default();
     agent.layers.make(own).map_err(internal)?;
     let root = prepare(agent, sandbox, release, record)?;
     let mounts = File::open(format!("/proc/{}/ns/mnt", worker.pid())).map_err(internal)?;
@@ -340,29 +268,23 @@ fn warm(
         work: &work,
         root: &root.target.to_string_lossy(),
         network_fd: NETWORK_FD,
-        streams: [
-            (&manifest.stdout_key, stdout),
-            (&manifest.stderr_key, stderr),
-        ],
+        streams: [(&manifest.stdout_key, stdout), (&manifest.stderr_key, stderr)],
     };
-    worker
-        .line
-        .restore(&job, agent.config.restore_timeout)
-        .map_err(|error| {
-            let kind = match &error {
-                error if error.is_deadline() => FailureKind::Deadline,
-                criu::Error::Refused { .. } => FailureKind::Unusable,
-                _ => FailureKind::Internal,
-            };
-            let mut failure = Failure::new(kind, &error);
-            let log = fs::read_to_string(sandbox.directory.join("restore.log")).unwrap_or_default();
-            let telling = |line: &&str| line.contains("Error") && !line.contains("RLIMIT_NOFILE");
-            if let Some(line) = log.lines().find(telling) {
-                failure.message.push_str(": ");
-                failure.message.push_str(line);
-            }
-            failure
-        })
+    worker.line.restore(&job, agent.config.restore_timeout).map_err(|error| {
+        let kind = match &error {
+            error if error.is_deadline() => FailureKind::Deadline,
+            criu::Error::Refused { .. } => FailureKind::Unusable,
+            _ => FailureKind::Internal,
+        };
+        let mut failure = Failure::new(kind, &error);
+        let log = fs::read_to_string(sandbox.directory.join("restore.log")).unwrap_or_default();
+        let telling = |line: &&str| line.contains("Error") && !line.contains("RLIMIT_NOFILE");
+        if let Some(line) = log.lines().find(telling) {
+            failure.message.push_str(": ");
+            failure.message.push_str(line);
+        }
+        failure
+    })
 }
 
 /// Takes a running process into the table, or the sandbox apart.
@@ -382,9 +304,7 @@ fn finish(
             let instance = Instance::adopt(record, sandbox, pid).map_err(|error| {
                 // It ended at once; what it left is cleared by its name.
                 let group = agent.maker.hierarchy.existing(&name);
-                let _ = group
-                    .kill(std::time::Duration::from_secs(5))
-                    .and_then(|()| group.remove());
+                let _ = group.kill(std::time::Duration::from_secs(5)).and_then(|()| group.remove());
                 let _ = fs::remove_dir_all(agent.maker.directory.join(&name));
                 internal(error)
             })?;
@@ -393,10 +313,7 @@ fn finish(
         }
         Err(failure) => {
             if let Err(error) = sandbox.remove() {
-                eprintln!(
-                    "edgepoint-agent: cannot remove sandbox {}: {error}",
-                    sandbox.name
-                );
+                eprintln!("edgepoint-agent: cannot remove sandbox {}: {error}", sandbox.name);
             }
             Err(failure)
         }

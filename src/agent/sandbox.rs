@@ -62,11 +62,12 @@ pub struct CriuProcess {
 }
 
 impl Drop for CriuProcess {
-    /// CRIU ends when its socket closes; one that does not is killed. A worker that dumps is never
-    /// killed before it has answered: its answer or its own end comes first (see `snapd`).
+    /// A worker that restores, or waits, is killed. One that dumps must be dismissed instead.
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
     }
 }
 
@@ -74,6 +75,13 @@ impl CriuProcess {
     /// Its process id.
     pub fn pid(&self) -> i32 {
         self.child.id().cast_signed()
+    }
+
+    /// Hangs up and waits until it has ended by itself: a CRIU that is killed while it holds an app
+    /// can take the app along, one whose line breaks gives the dump up and lets the app run on.
+    pub fn dismiss(mut self) {
+        self.line.hang_up();
+        let _ = self.child.wait();
     }
 }
 
@@ -123,22 +131,24 @@ impl Maker {
         fds: &[std::os::fd::BorrowedFd<'_>],
     ) -> io::Result<CriuProcess> {
         let (ours, theirs) = seqpacket::pair()?;
+        let (mut report, reports) = io::pipe()?;
         let (criu, run) = (self.criu.clone(), self.kernel_cache.clone());
-        let stage = Stage::Criu(CriuStage {
-            criu,
-            run,
-            user,
-            joins,
-        });
-        let fds: Vec<_> = [theirs.as_fd()]
-            .into_iter()
-            .chain(fds.iter().copied())
-            .collect();
-        let child = launch(&stage, &fds, Stdio::null())?;
-        Ok(CriuProcess {
-            child,
-            line: criu::Worker::new(ours),
-        })
+        let hand_on = 1 + fds.len();
+        let stage = Stage::Criu(CriuStage { criu, run, user, joins, hand_on });
+        let mut all = vec![theirs.as_fd()];
+        all.extend(fds);
+        all.push(reports.as_fd());
+        let child = launch(&stage, &all, Stdio::null())?;
+        drop(reports);
+        let process = CriuProcess { child, line: criu::Worker::new(ours) };
+        // Closed by the exec: only then is the worker in a mount namespace of its own. Before that
+        // it is in ours, and what is mounted there would be mounted on the host.
+        let mut text = String::new();
+        report.read_to_string(&mut text)?;
+        if !text.is_empty() {
+            return Err(io::Error::other(text));
+        }
+        Ok(process)
     }
 
     /// Asks CRIU for its version and makes its kernel-feature cache if there is none for this boot.
@@ -146,9 +156,7 @@ impl Maker {
         let file = self.kernel_cache.join("criu.kdat");
         if !file.exists() {
             fs::create_dir_all(&self.kernel_cache)?;
-            let stage = Stage::KernelCache {
-                criu: self.criu.clone(),
-            };
+            let stage = Stage::KernelCache { criu: self.criu.clone() };
             let mut child = launch(&stage, &[], Stdio::piped())?;
             let mut cache = Vec::new();
             if let Some(mut output) = child.stdout.take() {
@@ -164,10 +172,7 @@ impl Maker {
             fs::rename(temporary, file)?;
         }
         let worker = self.worker(None, Vec::new(), &[])?;
-        worker
-            .line
-            .version(Duration::from_secs(10))
-            .map_err(io::Error::other)
+        worker.line.version(Duration::from_secs(10)).map_err(io::Error::other)
     }
 }
 
@@ -176,12 +181,7 @@ impl Sandbox {
     pub fn start(&self, stage: AppStage) -> io::Result<i32> {
         let (mut report, theirs) = io::pipe()?;
         let [stdout, stderr] = &self.streams;
-        let fds = [
-            theirs.as_fd(),
-            self.network.as_fd(),
-            stdout.as_fd(),
-            stderr.as_fd(),
-        ];
+        let fds = [theirs.as_fd(), self.network.as_fd(), stdout.as_fd(), stderr.as_fd()];
         let mut child = launch(&Stage::App(Box::new(stage)), &fds, Stdio::null())?;
         drop(theirs);
         // The pipe closes when the app's own program runs.
@@ -191,9 +191,7 @@ impl Sandbox {
         if let Some((_, error)) = text.split_once("error ") {
             return Err(io::Error::other(error.to_string()));
         }
-        let pid = text
-            .strip_prefix("pid ")
-            .and_then(|rest| rest.trim().parse().ok());
+        let pid = text.strip_prefix("pid ").and_then(|rest| rest.trim().parse().ok());
         pid.ok_or_else(|| io::Error::other("the sandbox ended before its first process ran"))
     }
 
@@ -242,11 +240,7 @@ impl Sandbox {
 /// Starts this program again as a stage.
 fn launch(stage: &Stage, fds: &[std::os::fd::BorrowedFd<'_>], stdout: Stdio) -> io::Result<Child> {
     let mut command = Command::new("/proc/self/exe");
-    command
-        .arg("stage")
-        .env_clear()
-        .stdin(Stdio::piped())
-        .stdout(stdout);
+    command.arg("stage").env_clear().stdin(Stdio::piped()).stdout(stdout);
     let mut child = process::spawn_with_fds(&mut command, fds)?;
     if let Some(mut stdin) = child.stdin.take() {
         stdin.write_all(&serde_json::to_vec(stage)?)?;

@@ -19,7 +19,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    instance::{Instance, Layers, Record},
+    instance::{Instance, Layers},
     perfd,
     protocol::{
         Answer, Failure, FailureKind, LiveInstance, MAX_MESSAGE, PAGE, Reply, Request,
@@ -27,7 +27,7 @@ use super::{
     },
     release::{Release, Releases},
     restored::{self, Pool},
-    sandbox::{Maker, Sandbox},
+    sandbox::Maker,
     snapd,
 };
 use crate::{
@@ -38,6 +38,9 @@ use crate::{
 
 /// Requests worked on at the same time; more are answered `Busy`.
 const MAX_BUSY: usize = 128;
+
+/// After an accept that failed, for want of descriptors mostly.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Settings, given on the command line by the supervisor.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -108,9 +111,7 @@ impl Agent {
     pub fn open(config: Config, init: &Path) -> io::Result<Self> {
         let state = &config.state;
         fs::create_dir_all(state)?;
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?
-            .trim()
-            .to_string();
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_string();
         let (sandboxes, cache) = (state.join("sandboxes"), state.join("criu").join(&boot));
         fs::create_dir_all(&sandboxes)?;
         let maker = Maker {
@@ -119,17 +120,13 @@ impl Agent {
             criu: config.criu.clone(),
             kernel_cache: cache,
         };
-        let criu = maker.prepare()?;
+        let criu = maker.prepare().inspect_err(|_| maker.hierarchy.remove())?;
         let agent = Self {
             releases: Releases::open(state, init, config.first_uid)?,
             store: appshot::Store::open(&state.join("appshots")).map_err(io::Error::other)?,
             layers: Layers::open(state.join("layers"))?,
             pool: Pool::new(config.pool),
-            host: Host {
-                kernel: perfd::kernel()?,
-                cpu: perfd::cpu()?,
-                criu,
-            },
+            host: Host { kernel: perfd::kernel()?, cpu: perfd::cpu()?, criu },
             table: Mutex::default(),
             watch: process::Watch::new()?,
             listeners: Mutex::default(),
@@ -151,8 +148,16 @@ impl Agent {
         let agent = self.clone();
         thread::spawn(move || perfd::rotate_logs(&agent));
         loop {
-            let peer = Arc::new(seqpacket::accept(&socket)?);
-            let uid = seqpacket::peer_uid(&*peer)?;
+            let accepted = seqpacket::accept(&socket)
+                .and_then(|peer| Ok((seqpacket::peer_uid(&peer)?, Arc::new(peer))));
+            let (uid, peer) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    eprintln!("edgepoint-agent: cannot accept: {error}");
+                    thread::sleep(ACCEPT_PAUSE);
+                    continue;
+                }
+            };
             if uid != 0 && uid != config.proxy_uid {
                 eprintln!("edgepoint-agent: refused a connection of uid {uid}");
                 continue;
@@ -169,39 +174,24 @@ impl Agent {
 
     /// A release.
     pub fn release(&self, id: &ReleaseId) -> Result<Arc<Release>, Failure> {
-        self.table()
-            .releases
-            .get(id)
-            .cloned()
-            .ok_or_else(|| unknown("release", id))
+        self.table().releases.get(id).cloned().ok_or_else(|| unknown("release", id))
     }
 
     /// An instance.
     pub fn instance(&self, id: InstanceId) -> Result<Arc<Instance>, Failure> {
-        self.table()
-            .instances
-            .get(&id)
-            .cloned()
-            .ok_or_else(|| unknown("instance", id))
+        self.table().instances.get(&id).cloned().ok_or_else(|| unknown("instance", id))
     }
 
     /// An appshot.
     pub fn appshot(&self, id: &AppshotId) -> Result<Arc<Manifest>, Failure> {
-        self.table()
-            .appshots
-            .get(id)
-            .cloned()
-            .ok_or_else(|| unknown("appshot", id))
+        self.table().appshots.get(id).cloned().ok_or_else(|| unknown("appshot", id))
     }
 
     /// Enters an instance into the table and watches it.
     pub fn enter(&self, instance: Instance) -> io::Result<Arc<Instance>> {
         let instance = Arc::new(instance);
-        self.watch
-            .add(&instance.pidfd, instance.record.id.number())?;
-        self.table()
-            .instances
-            .insert(instance.record.id, instance.clone());
+        self.watch.add(&instance.pidfd, instance.record.id.number())?;
+        self.table().instances.insert(instance.record.id, instance.clone());
         Ok(instance)
     }
 
@@ -211,10 +201,7 @@ impl Agent {
         process::reap(instance.pid);
         self.keep_logs(instance);
         if let Err(error) = instance.sandbox.remove() {
-            eprintln!(
-                "edgepoint-agent: cannot remove sandbox {}: {error}",
-                instance.sandbox.name
-            );
+            eprintln!("edgepoint-agent: cannot remove sandbox {}: {error}", instance.sandbox.name);
         }
         process::reap(instance.pid);
         self.table().instances.remove(&instance.record.id);
@@ -226,16 +213,9 @@ impl Agent {
     pub fn sweep_layers(&self) {
         let table = self.table();
         let of_instances = table.instances.values().flat_map(|i| &i.record.layers);
-        let of_appshots = table
-            .appshots
-            .values()
-            .flat_map(|manifest| &manifest.layers);
+        let of_appshots = table.appshots.values().flat_map(|manifest| &manifest.layers);
         let of_pending = table.pending.iter().flat_map(|(_, layers)| layers);
-        let keep = of_instances
-            .chain(of_appshots)
-            .chain(of_pending)
-            .cloned()
-            .collect();
+        let keep = of_instances.chain(of_appshots).chain(of_pending).cloned().collect();
         // Under the lock: a layer made meanwhile would be in no list yet.
         if let Err(error) = self.layers.sweep(&keep) {
             eprintln!("edgepoint-agent: cannot remove a layer: {error}");
@@ -260,98 +240,8 @@ impl Agent {
             perfd::forget_old_logs(&logs)
         });
         if let Err(error) = moved {
-            eprintln!(
-                "edgepoint-agent: cannot keep logs of {}: {error}",
-                instance.record.id
-            );
+            eprintln!("edgepoint-agent: cannot keep logs of {}: {error}", instance.record.id);
         }
-    }
-
-    /// Reads the directories; adopts what runs; an image whose instance lives on is void.
-    fn recover(&self) -> io::Result<()> {
-        let mut adopted = HashSet::new();
-        {
-            let mut table = self.table();
-            for release in self.releases.list()? {
-                table.releases.insert(release.id.clone(), Arc::new(release));
-            }
-            let (manifests, broken) = self.store.list().map_err(io::Error::other)?;
-            for error in broken {
-                eprintln!(
-                    "edgepoint-agent: {}",
-                    Failure::new(FailureKind::Unusable, &error)
-                );
-            }
-            for manifest in manifests {
-                table
-                    .appshots
-                    .insert(manifest.id.clone(), Arc::new(manifest));
-            }
-        }
-        for entry in fs::read_dir(&self.maker.directory)? {
-            let directory = entry?.path();
-            if let Some(instance) = self.find_again(&directory) {
-                adopted.insert(instance.record.id);
-                self.enter(instance)?;
-            }
-        }
-        let void: Vec<_> = {
-            let table = self.table();
-            let lives = |manifest: &&Arc<Manifest>| adopted.contains(&manifest.instance);
-            table
-                .appshots
-                .values()
-                .filter(lives)
-                .map(|manifest| manifest.id.clone())
-                .collect()
-        };
-        for id in void {
-            self.store.remove(&id).map_err(io::Error::other)?;
-            self.table().appshots.remove(&id);
-        }
-        // Groups and directories without a living instance.
-        let living: HashSet<String> = self
-            .table()
-            .instances
-            .values()
-            .map(|i| i.sandbox.name.clone())
-            .collect();
-        for name in self.maker.hierarchy.names()? {
-            if !living.contains(&name) {
-                let group = self.maker.hierarchy.existing(&name);
-                group.kill(Duration::from_secs(5))?;
-                group.remove()?;
-            }
-        }
-        for entry in fs::read_dir(&self.maker.directory)? {
-            let entry = entry?;
-            if !living.contains(entry.file_name().to_string_lossy().as_ref()) {
-                fs::remove_dir_all(entry.path())?;
-            }
-        }
-        self.sweep_layers();
-        Ok(())
-    }
-
-    /// The instance that a sandbox directory describes, if it still runs.
-    fn find_again(&self, directory: &Path) -> Option<Instance> {
-        let record = Record::read(directory).ok()?;
-        let process = record.process?;
-        if process::start_ticks(process.pid).ok()? != process.start_ticks {
-            return None;
-        }
-        let name = directory.file_name()?.to_string_lossy().into_owned();
-        let open = |file: &str| fs::File::options().append(true).open(directory.join(file));
-        let sandbox = Sandbox {
-            group: self.maker.hierarchy.existing(&name),
-            network: fs::File::open(format!("/proc/{}/ns/net", process.pid))
-                .ok()?
-                .into(),
-            streams: [open("stdout").ok()?, open("stderr").ok()?],
-            directory: directory.into(),
-            name,
-        };
-        Instance::adopt(record, sandbox, process.pid).ok()
     }
 
     /// Tells clients of instances that end by themselves.
@@ -369,15 +259,8 @@ impl Agent {
             }
             let code = process::reap(instance.pid);
             let usage = self.bury(&instance);
-            let reply = Reply::Ended {
-                instance: id,
-                code,
-                usage,
-            };
-            let mut listeners = self
-                .listeners
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let reply = Reply::Ended { instance: id, code, usage };
+            let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
             listeners.retain(|peer| send(peer, &reply, &[]).is_ok());
         }
     }
@@ -399,14 +282,7 @@ impl Agent {
             if self.busy.fetch_add(1, Ordering::AcqRel) >= MAX_BUSY {
                 self.busy.fetch_sub(1, Ordering::AcqRel);
                 let failure = failure(FailureKind::Busy, "the agent has too much to do");
-                let _ = send(
-                    peer,
-                    &Reply::Done {
-                        id: request.id,
-                        result: Err(failure),
-                    },
-                    &[],
-                );
+                let _ = send(peer, &Reply::Done { id: request.id, result: Err(failure) }, &[]);
                 continue;
             }
             let (agent, peer) = (self.clone(), peer.clone());
@@ -441,10 +317,8 @@ impl Agent {
         match request.verb {
             Verb::Hello { events } => {
                 if events {
-                    let mut listeners = self
-                        .listeners
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner);
+                    let mut listeners =
+                        self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
                     listeners.push(peer.clone());
                 }
                 plain(Answer::Hello {
@@ -460,10 +334,7 @@ impl Agent {
                 let directory = fds.into_iter().next().ok_or_else(|| {
                     failure(FailureKind::Forbidden, "no directory came with the request")
                 })?;
-                let release = self
-                    .releases
-                    .register(*app, &directory.into())
-                    .map_err(internal)?;
+                let release = self.releases.register(*app, &directory.into()).map_err(internal)?;
                 let id = release.id.clone();
                 self.table().releases.insert(id.clone(), Arc::new(release));
                 plain(Answer::Registered { release: id })
@@ -483,10 +354,7 @@ impl Agent {
             }
             Verb::Appshots { after } => {
                 let table = self.table();
-                let later = table
-                    .appshots
-                    .values()
-                    .filter(|m| Some(&m.id) > after.as_ref());
+                let later = table.appshots.values().filter(|m| Some(&m.id) > after.as_ref());
                 let page = later.take(PAGE).map(|manifest| StoredAppshot {
                     id: manifest.id.clone(),
                     kind: manifest.kind,
@@ -494,46 +362,34 @@ impl Agent {
                     bytes: manifest.bytes(),
                     generation: manifest.generation,
                 });
-                plain(Answer::Appshots {
-                    page: page.collect(),
-                })
+                plain(Answer::Appshots { page: page.collect() })
             }
-            Verb::Start {
-                instance,
-                release,
-                generation,
-            } => restored::start(self, instance, &release, generation)
-                .map(|sockets| (Answer::Ready, sockets)),
-            Verb::Restore {
-                instance,
-                appshot,
-                generation,
-            } => restored::restore(self, instance, &appshot, generation)
-                .map(|sockets| (Answer::Ready, sockets)),
-            Verb::Park {
-                instance,
-                appshot,
-                kind,
-            } => {
+            Verb::Start { instance, release, generation } => {
+                restored::start(self, instance, &release, generation)
+                    .map(|sockets| (Answer::Ready, sockets))
+            }
+            Verb::Restore { instance, appshot, generation } => {
+                restored::restore(self, instance, &appshot, generation)
+                    .map(|sockets| (Answer::Ready, sockets))
+            }
+            Verb::Park { instance, appshot, kind } => {
                 let (bytes, usage) = snapd::park(self, instance, appshot, kind)?;
                 plain(Answer::Parked { bytes, usage })
             }
-            Verb::Stop {
-                instance,
-                patience_ms,
-            } => {
+            Verb::Stop { instance, patience_ms } => {
                 let instance = self.instance(instance)?;
                 let _turn = instance.turn.lock().unwrap_or_else(PoisonError::into_inner);
                 if !instance.claim_end() {
                     return Err(unknown("instance", instance.record.id));
                 }
-                instance
-                    .stop(Duration::from_millis(patience_ms.into()))
-                    .map_err(internal)?;
-                process::wait_for_end(&instance.pidfd, 5_000).map_err(internal)?;
-                plain(Answer::Stopped {
-                    usage: self.bury(&instance),
-                })
+                let patience = Duration::from_millis(patience_ms.into());
+                let stopped = instance.stop(patience);
+                let ended = stopped.and_then(|()| process::wait_for_end(&instance.pidfd, 5_000));
+                if !ended.as_ref().is_ok_and(|ended| *ended) {
+                    instance.unclaim_end();
+                    return Err(failure(FailureKind::Internal, "its processes do not end"));
+                }
+                plain(Answer::Stopped { usage: self.bury(&instance) })
             }
             Verb::Sockets { instance, count } => {
                 let instance = self.instance(instance)?;
@@ -563,10 +419,7 @@ impl Agent {
     fn page<T>(&self, after: Option<InstanceId>, make: impl Fn(&Instance) -> T) -> Vec<T> {
         let later: Vec<Arc<Instance>> = {
             let table = self.table();
-            let later = table
-                .instances
-                .values()
-                .filter(|i| Some(i.record.id) > after);
+            let later = table.instances.values().filter(|i| Some(i.record.id) > after);
             later.take(PAGE).cloned().collect()
         };
         later.iter().map(|instance| make(instance)).collect()
@@ -575,24 +428,15 @@ impl Agent {
     fn forget(&self, release: &ReleaseId) -> Result<Answer, Failure> {
         let appshots: Vec<AppshotId> = {
             let mut table = self.table();
-            if table
-                .instances
-                .values()
-                .any(|i| i.record.release == *release)
-            {
-                return Err(failure(
-                    FailureKind::Busy,
-                    "instances of the release still run",
-                ));
+            if table.instances.values().any(|i| i.record.release == *release) {
+                return Err(failure(FailureKind::Busy, "instances of the release still run"));
             }
             table.releases.remove(release);
             let of_it = table.appshots.values().filter(|m| m.release == *release);
             of_it.map(|manifest| manifest.id.clone()).collect()
         };
         for id in appshots {
-            self.store
-                .remove(&id)
-                .map_err(|error| Failure::new(FailureKind::Internal, &error))?;
+            self.store.remove(&id).map_err(|error| Failure::new(FailureKind::Internal, &error))?;
             self.table().appshots.remove(&id);
         }
         self.releases.remove(release).map_err(internal)?;
@@ -612,11 +456,7 @@ impl Agent {
 fn group_name(state: &Path) -> String {
     use sha2::{Digest, Sha256};
     let digest = Sha256::digest(state.as_os_str().as_encoded_bytes());
-    let short: String = digest
-        .iter()
-        .take(4)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let short: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
     format!("edgepoint-{short}")
 }
 
@@ -626,10 +466,7 @@ fn send(peer: &OwnedFd, reply: &Reply, fds: &[BorrowedFd<'_>]) -> io::Result<()>
 
 /// A failure in plain words.
 pub fn failure(kind: FailureKind, message: impl Into<String>) -> Failure {
-    Failure {
-        kind,
-        message: message.into(),
-    }
+    Failure { kind, message: message.into() }
 }
 
 /// Nothing has that id.
@@ -641,3 +478,5 @@ pub fn unknown(what: &str, id: impl std::fmt::Display) -> Failure {
 pub fn internal(error: io::Error) -> Failure {
     Failure::new(FailureKind::Internal, &error)
 }
+
+mod recover;

@@ -23,6 +23,9 @@ use crate::{
 /// How long the processes may take to vanish after the commit.
 const END_PATIENCE_MS: u16 = 10_000;
 
+/// How long to look whether the processes end after a commit whose end was not heard.
+const LAST_LOOK_MS: u16 = 1_000;
+
 /// Takes the appshot `id` of an instance; returns its size and what the instance had used.
 pub fn park(
     agent: &Agent,
@@ -66,17 +69,9 @@ fn take(
 ) -> Result<Manifest, Failure> {
     let not_taken = |error: &dyn std::error::Error| Failure::new(FailureKind::NotTaken, error);
     let release = agent.release(&instance.record.release)?;
-    let directory = agent
-        .store
-        .begin(id, release.uid)
-        .map_err(|error| not_taken(&error))?;
-    let images: OwnedFd = File::open(&directory)
-        .map_err(|error| not_taken(&error))?
-        .into();
-    let keys = instance
-        .sandbox
-        .stream_keys()
-        .map_err(|error| not_taken(&error))?;
+    let directory = agent.store.begin(id, release.uid).map_err(|error| not_taken(&error))?;
+    let images: OwnedFd = File::open(&directory).map_err(|error| not_taken(&error))?.into();
+    let keys = instance.sandbox.stream_keys().map_err(|error| not_taken(&error))?;
     let [stdout_key, stderr_key] = &keys;
     let executables: Vec<_> = instance
         .sandbox
@@ -106,17 +101,19 @@ fn take(
         committed = Some(result);
         agreed
     });
+    worker.dismiss();
     match (dumped, committed) {
         (Ok(()), Some(Ok(manifest))) => Ok(manifest),
         // The commit said no: its reason is the one that matters.
         (_, Some(Err(failure))) => Err(failure),
-        (Ok(()), None) => Err(failure(
-            FailureKind::NotTaken,
-            "CRIU ended the dump unasked",
-        )),
+        (Ok(()), None) => Err(failure(FailureKind::NotTaken, "CRIU ended the dump unasked")),
         (Err(error), committed) => {
             let log = std::fs::read_to_string(directory.join("dump.log")).unwrap_or_default();
-            if committed.is_some() {
+            if let Some(Ok(manifest)) = committed {
+                if process::wait_for_end(&instance.pidfd, LAST_LOOK_MS).unwrap_or(false) {
+                    // Done, only the last word was lost.
+                    return Ok(manifest);
+                }
                 // Named, but its processes were not ended: the instance is the truth.
                 let _ = agent.store.remove(id);
             }
@@ -162,8 +159,5 @@ fn commit(
         executables: executables.to_vec(),
         files,
     };
-    agent
-        .store
-        .commit(id, describe)
-        .map_err(|error| not_taken(&error))
+    agent.store.commit(id, describe).map_err(|error| not_taken(&error))
 }

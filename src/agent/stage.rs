@@ -29,7 +29,8 @@ pub enum Stage {
     /// The first process of a new sandbox. Descriptors: 3 reports, 4 network namespace, 5 and 6
     /// standard output and error.
     App(Box<AppStage>),
-    /// A `criu swrk` worker. Descriptors: 3 its socket; 4, 5 and 6 as above if it restores.
+    /// A `criu swrk` worker. Descriptors: 3 its socket; if it restores 4 the network namespace, 5
+    /// and 6 standard output and error; and one for reports after them.
     Criu(CriuStage),
     /// Makes CRIU's cache of kernel features and writes it to standard output.
     KernelCache {
@@ -90,6 +91,8 @@ pub struct CriuStage {
     pub user: Option<u32>,
     /// Control group files to write "0" to.
     pub joins: Vec<PathBuf>,
+    /// How many descriptors CRIU gets; the one after them is for reports.
+    pub hand_on: usize,
 }
 
 /// Runs a stage; returns only if something failed.
@@ -142,26 +145,14 @@ fn become_init(
     stderr: OwnedFd,
 ) -> Result<std::convert::Infallible, io::Error> {
     let target = &stage.root.target;
-    step(
-        "start a session",
-        nix::unistd::setsid().map_err(io::Error::from),
-    )?;
-    step(
-        "set the host name",
-        nix::unistd::sethostname(&stage.host_name).map_err(io::Error::from),
-    )?;
+    step("start a session", nix::unistd::setsid().map_err(io::Error::from))?;
+    step("set the host name", nix::unistd::sethostname(&stage.host_name).map_err(io::Error::from))?;
     step("mount the layers", stage.root.mount())?;
-    step(
-        "show /usr",
-        mount::bind_read_only(Path::new("/usr"), &target.join("usr")),
-    )?;
+    step("show /usr", mount::bind_read_only(Path::new("/usr"), &target.join("usr")))?;
     step("mount /proc", mount::proc(&target.join("proc")))?;
     step("enter the root", mount::pivot(target))?;
     step("enter /app", std::env::set_current_dir("/app"))?;
-    let null = step(
-        "open /dev/null",
-        File::options().read(true).open("/dev/null"),
-    )?;
+    let null = step("open /dev/null", File::options().read(true).open("/dev/null"))?;
     process::place(&null, 0)?;
     process::place(&stdout, 1)?;
     process::place(&stderr, 2)?;
@@ -169,14 +160,8 @@ fn become_init(
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     let files = APP_OPEN_FILES.min(hard);
-    step(
-        "limit open files",
-        setrlimit(Resource::RLIMIT_NOFILE, files, files).map_err(Into::into),
-    )?;
-    step(
-        "forbid core files",
-        setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(Into::into),
-    )?;
+    step("limit open files", setrlimit(Resource::RLIMIT_NOFILE, files, files).map_err(Into::into))?;
+    step("forbid core files", setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(Into::into))?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     step("give up rights", caps::become_nobody(stage.uid, stage.uid))?;
     let text = |text: &str| CString::new(text).map_err(io::Error::other);
@@ -188,34 +173,31 @@ fn become_init(
     for (name, value) in &stage.env {
         env.push(text(&format!("{name}={value}"))?);
     }
-    step(
-        "run the init",
-        nix::unistd::execve(&text(INIT)?, &arguments, &env).map_err(Into::into),
-    )
+    step("run the init", nix::unistd::execve(&text(INIT)?, &arguments, &env).map_err(Into::into))
 }
 
 fn criu(stage: &CriuStage) -> anyhow::Result<()> {
+    let mut fds = (process::FIRST_FD..).map(process::inherited);
+    let hand_on = fds.by_ref().take(stage.hand_on).collect::<io::Result<Vec<_>>>()?;
+    let report = fds.next().unwrap_or_else(|| Err(io::ErrorKind::NotFound.into()))?;
+    let Err(error) = become_criu(stage, &hand_on);
+    write!(File::from(report), "{error}")?;
+    Ok(())
+}
+
+fn become_criu(stage: &CriuStage, hand_on: &[OwnedFd]) -> io::Result<std::convert::Infallible> {
     for file in &stage.joins {
         step("join the control group", fs::write(file, "0"))?;
     }
     step("make a mount namespace", ns::private_mounts())?;
-    step(
-        "show the kernel-feature cache",
-        mount::bind(&stage.run, Path::new("/run")),
-    )?;
-    for number in process::FIRST_FD..process::FIRST_FD + 4 {
-        // A worker that dumps has only the first.
-        if let Ok(fd) = process::inherited(number) {
-            process::keep_over_exec(&fd)?;
-            std::mem::forget(fd);
-        }
-    }
+    step("show the kernel-feature cache", mount::bind(&stage.run, Path::new("/run")))?;
+    hand_on.iter().try_for_each(process::keep_over_exec)?;
     if let Some(uid) = stage.user {
         step("become the app's user", caps::become_criu_user(uid, uid))?;
     }
     let mut command = command(&stage.criu);
     command.args(["swrk", "3"]);
-    Err(std::os::unix::process::CommandExt::exec(&mut command).into())
+    Err(std::os::unix::process::CommandExt::exec(&mut command))
 }
 
 fn kernel_cache(prefix: &Path) -> anyhow::Result<()> {
@@ -223,10 +205,7 @@ fn kernel_cache(prefix: &Path) -> anyhow::Result<()> {
     step("mount a tmpfs on /run", mount::tmpfs(Path::new("/run")))?;
     let output = command(prefix).arg("check").output()?;
     if !output.status.success() {
-        anyhow::bail!(
-            "criu check: {}",
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
+        anyhow::bail!("criu check: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
     io::stdout().write_all(&fs::read("/run/criu.kdat")?)?;
     Ok(())
@@ -236,10 +215,6 @@ fn kernel_cache(prefix: &Path) -> anyhow::Result<()> {
 fn command(prefix: &Path) -> std::process::Command {
     let lib = prefix.join("lib");
     let mut command = std::process::Command::new(lib.join("ld.so"));
-    command
-        .arg("--library-path")
-        .arg(&lib)
-        .arg(prefix.join("sbin/criu"))
-        .env_clear();
+    command.arg("--library-path").arg(&lib).arg(prefix.join("sbin/criu")).env_clear();
     command
 }

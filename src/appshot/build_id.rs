@@ -26,8 +26,7 @@ pub fn read(file: &mut File) -> Option<String> {
     let count = u16_at(&header, 56)?.min(MAX_HEADERS);
     for index in 0..u64::from(count) {
         let mut entry = [0; 56];
-        file.seek(SeekFrom::Start(table.checked_add(index * size)?))
-            .ok()?;
+        file.seek(SeekFrom::Start(table.checked_add(index * size)?)).ok()?;
         file.read_exact(&mut entry).ok()?;
         if u32_at(&entry, 0)? != PT_NOTE {
             continue;

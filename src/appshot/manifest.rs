@@ -121,11 +121,7 @@ impl Manifest {
         ];
         for (what, then, now) in pairs {
             if then != now {
-                return Err(Mismatch::Host {
-                    what,
-                    then: then.clone(),
-                    now: now.clone(),
-                });
+                return Err(Mismatch::Host { what, then: then.clone(), now: now.clone() });
             }
         }
         Ok(())
@@ -142,11 +138,7 @@ mod tests {
     use super::*;
 
     fn host() -> Host {
-        Host {
-            kernel: "6.18".into(),
-            cpu: "x".into(),
-            criu: "4.2".into(),
-        }
+        Host { kernel: "6.18".into(), cpu: "x".into(), criu: "4.2".into() }
     }
 
     #[test]
@@ -166,47 +158,19 @@ mod tests {
             stdout_key: String::new(),
             stderr_key: String::new(),
             executables: vec![],
-            files: vec![FileEntry {
-                name: "a".into(),
-                size: 7,
-                sha256: String::new(),
-            }],
+            files: vec![FileEntry { name: "a".into(), size: 7, sha256: String::new() }],
         };
         assert_eq!(manifest.fits(&host()), Ok(()));
         assert_eq!(manifest.bytes(), Bytes(12));
         for (what, other) in [
-            (
-                "kernel",
-                Host {
-                    kernel: "6.19".into(),
-                    ..host()
-                },
-            ),
-            (
-                "CPU",
-                Host {
-                    cpu: "y".into(),
-                    ..host()
-                },
-            ),
-            (
-                "CRIU",
-                Host {
-                    criu: "4.3".into(),
-                    ..host()
-                },
-            ),
+            ("kernel", Host { kernel: "6.19".into(), ..host() }),
+            ("CPU", Host { cpu: "y".into(), ..host() }),
+            ("CRIU", Host { criu: "4.3".into(), ..host() }),
         ] {
             let error = manifest.fits(&other).unwrap_err();
-            assert!(
-                matches!(error, Mismatch::Host { what: w, .. } if w == what),
-                "{error}"
-            );
+            assert!(matches!(error, Mismatch::Host { what: w, .. } if w == what), "{error}");
         }
-        let newer = Manifest {
-            format: FORMAT + 1,
-            ..manifest
-        };
+        let newer = Manifest { format: FORMAT + 1, ..manifest };
         assert!(matches!(newer.fits(&host()), Err(Mismatch::Format { .. })));
     }
 }

@@ -59,11 +59,7 @@ trait Context<T> {
 
 impl<T> Context<T> for io::Result<T> {
     fn at(self, act: &'static str, path: &Path) -> Result<T, Error> {
-        self.map_err(|source| Error::File {
-            act,
-            path: path.into(),
-            source,
-        })
+        self.map_err(|source| Error::File { act, path: path.into(), source })
     }
 }
 
@@ -76,11 +72,7 @@ pub struct Store {
 impl Store {
     /// Opens or makes the directory and removes what an interrupted dump left.
     pub fn open(root: &Path) -> Result<Self, Error> {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(root)
-            .at("make", root)?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(root).at("make", root)?;
         for entry in fs::read_dir(root).at("list", root)? {
             let entry = entry.at("list", root)?;
             if entry.file_name().to_string_lossy().starts_with(".tmp-") {
@@ -110,11 +102,7 @@ impl Store {
             fs::remove_dir_all(&directory).at("remove", &directory)?;
         }
         let images = directory.join("img");
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&images)
-            .at("make", &images)?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&images).at("make", &images)?;
         std::os::unix::fs::chown(&images, Some(uid), Some(uid)).at("give away", &images)?;
         Ok(images)
     }
@@ -131,11 +119,7 @@ impl Store {
         let mut files = Vec::new();
         for entry in fs::read_dir(&images).at("list", &images)? {
             let path = entry.at("list", &images)?.path();
-            let name = path
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             if name.ends_with(".log") {
                 fs::remove_file(&path).at("remove", &path)?;
                 continue;
@@ -151,19 +135,15 @@ impl Store {
         sync_directory(&images)?;
         let manifest = describe(files);
         let path = directory.join(MANIFEST);
-        let text = serde_json::to_vec_pretty(&manifest).map_err(|source| Error::Manifest {
-            path: path.clone(),
-            source,
-        })?;
+        let text = serde_json::to_vec_pretty(&manifest)
+            .map_err(|source| Error::Manifest { path: path.clone(), source })?;
         let mut file = OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(0o600)
             .open(&path)
             .at("create", &path)?;
-        file.write_all(&text)
-            .and_then(|()| file.sync_all())
-            .at("write", &path)?;
+        file.write_all(&text).and_then(|()| file.sync_all()).at("write", &path)?;
         sync_directory(&directory)?;
         let home = self.root.join(id.as_str());
         if home.exists() {
@@ -221,11 +201,7 @@ impl Store {
 }
 
 fn damaged(manifest: &Manifest, entry: &FileEntry, problem: &'static str) -> Error {
-    Error::Damaged {
-        id: manifest.id.clone(),
-        name: entry.name.clone(),
-        problem,
-    }
+    Error::Damaged { id: manifest.id.clone(), name: entry.name.clone(), problem }
 }
 
 fn read_manifest(path: &Path) -> Result<Manifest, Error> {
@@ -233,16 +209,11 @@ fn read_manifest(path: &Path) -> Result<Manifest, Error> {
     File::open(path)
         .and_then(|file| file.take(MANIFEST_MAX_BYTES).read_to_string(&mut text))
         .at("read", path)?;
-    serde_json::from_str(&text).map_err(|source| Error::Manifest {
-        path: path.into(),
-        source,
-    })
+    serde_json::from_str(&text).map_err(|source| Error::Manifest { path: path.into(), source })
 }
 
 fn sync_directory(path: &Path) -> Result<(), Error> {
-    File::open(path)
-        .and_then(|directory| directory.sync_all())
-        .at("sync", path)
+    File::open(path).and_then(|directory| directory.sync_all()).at("sync", path)
 }
 
 fn digest(mut file: File) -> io::Result<(u64, String)> {
@@ -257,13 +228,7 @@ fn digest(mut file: File) -> io::Result<(u64, String)> {
         hash.update(part);
         size += part.len() as u64;
     }
-    Ok((
-        size,
-        hash.finalize()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect(),
-    ))
+    Ok((size, hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()))
 }
 
 /// Makes every file and directory of a layer durable and counts their bytes.
@@ -303,10 +268,7 @@ pub fn executables(pid: i32) -> io::Result<Vec<Executable>> {
         }
         let file = File::open(format!("/proc/{pid}/map_files/{range}"));
         let build_id = file.ok().and_then(|mut file| build_id::read(&mut file));
-        found.push(Executable {
-            path: path.into(),
-            build_id,
-        });
+        found.push(Executable { path: path.into(), build_id });
     }
     Ok(found)
 }

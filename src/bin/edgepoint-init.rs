@@ -36,9 +36,7 @@ fn run() -> Result<u8, String> {
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD] {
         signals.add(signal);
     }
-    signals
-        .thread_block()
-        .map_err(|error| format!("cannot block signals: {error}"))?;
+    signals.thread_block().map_err(|error| format!("cannot block signals: {error}"))?;
     let main = start(std::env::args().skip(1))?;
     loop {
         match signals.wait() {
@@ -68,11 +66,7 @@ fn start(mut arguments: impl Iterator<Item = String>) -> Result<Vec<Pid>, String
             .map_err(|error| format!("cannot run {program:?}: {error}"))?;
         started.push(Pid::from_raw(child.id().cast_signed()));
     }
-    if started.is_empty() {
-        Err("nothing to run".into())
-    } else {
-        Ok(started)
-    }
+    if started.is_empty() { Err("nothing to run".into()) } else { Ok(started) }
 }
 
 /// The next child that has ended, if any.

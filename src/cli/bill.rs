@@ -95,10 +95,7 @@ mod tests {
             provider: ProviderName::new(provider).unwrap(),
             app: AppName::new("shop").unwrap(),
         };
-        let prices = Tariff {
-            requests_per_million_nano: 200_000_000,
-            ..Tariff::default()
-        };
+        let prices = Tariff { requests_per_million_nano: 200_000_000, ..Tariff::default() };
         let rows = ["acme", "beta"].map(|provider| UsageRow {
             requests: 3_000_000,
             bytes_out: 1536,
@@ -106,17 +103,11 @@ mod tests {
         });
         let statement = meter::charge(&prices, &rows).into();
         let printed = text(&statement);
-        assert!(
-            printed.contains("3000000  0.20 EUR  1,000,000 requests  0.60 EUR"),
-            "{printed}"
-        );
+        assert!(printed.contains("3000000  0.20 EUR  1,000,000 requests  0.60 EUR"), "{printed}");
         assert!(printed.contains("egress"), "{printed}");
         assert!(printed.contains("1.5 KiB"), "{printed}");
         let ends = |start: &str, end: &str| {
-            let line = printed
-                .lines()
-                .find(|line| line.starts_with(start))
-                .unwrap();
+            let line = printed.lines().find(|line| line.starts_with(start)).unwrap();
             assert!(line.ends_with(end), "{line}");
         };
         ends("total of acme", "0.60 EUR");

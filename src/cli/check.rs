@@ -32,8 +32,7 @@ impl Findings {
             Ok(loaded) => {
                 let listen = &loaded.config.listen;
                 let listeners = listen.http.len() + usize::from(listen.metrics.is_some());
-                self.good
-                    .push(count(loaded.policy.routes().count(), "route"));
+                self.good.push(count(loaded.policy.routes().count(), "route"));
                 self.good.push(count(listeners, "listener"));
                 self.reports.push(loaded.warnings);
             }
@@ -101,11 +100,7 @@ fn show(context: &Context, findings: &Findings) -> anyhow::Result<()> {
             print(&format!("ok: {}\n", findings.good.join(", ")))?;
         }
     }
-    if wrong {
-        Err(super::Invalid.into())
-    } else {
-        Ok(())
-    }
+    if wrong { Err(super::Invalid.into()) } else { Ok(()) }
 }
 
 fn directory_of(file: &Path) -> PathBuf {
@@ -121,18 +116,8 @@ mod tests {
 
     /// What was good, or that something was wrong.
     fn check(files: Vec<PathBuf>, config: Option<PathBuf>) -> Result<String, &'static str> {
-        let findings = examine(
-            &Context {
-                config,
-                json: false,
-            },
-            &Arguments { files },
-        );
-        if findings.are_wrong() {
-            Err("wrong")
-        } else {
-            Ok(findings.good.join(", "))
-        }
+        let findings = examine(&Context { config, json: false }, &Arguments { files });
+        if findings.are_wrong() { Err("wrong") } else { Ok(findings.good.join(", ")) }
     }
 
     #[test]
@@ -149,10 +134,7 @@ mod tests {
         std::fs::write(at("bad/app.toml"), "name = 7\n").unwrap();
         let config = Some(at("edgepoint.toml"));
         let with_app = Ok("0 routes, 1 listener, 1 app".to_owned());
-        assert_eq!(
-            check(vec![], config.clone()),
-            Ok("0 routes, 1 listener".into())
-        );
+        assert_eq!(check(vec![], config.clone()), Ok("0 routes, 1 listener".into()));
         assert_eq!(check(vec![at("app")], config.clone()), with_app);
         assert_eq!(check(vec![at("app/app.toml")], config.clone()), with_app);
         assert_eq!(check(vec![at("edgepoint.toml"), at("app")], None), with_app);

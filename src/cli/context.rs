@@ -65,11 +65,7 @@ impl Context {
         value: &T,
         text: impl FnOnce(&T) -> String,
     ) -> anyhow::Result<()> {
-        if self.json {
-            self.print_json(value)
-        } else {
-            print(&text(value))
-        }
+        if self.json { self.print_json(value) } else { print(&text(value)) }
     }
 }
 
@@ -100,10 +96,7 @@ fn read(path: &Path) -> Result<Config, Report> {
 /// Prints to standard output. Whoever reads may stop reading: that is no error.
 pub fn print(text: &str) -> anyhow::Result<()> {
     let mut stdout = io::stdout().lock();
-    match stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush())
-    {
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => Ok(other?),
     }
@@ -121,26 +114,14 @@ mod tests {
         std::fs::write(&file, text).unwrap();
         std::fs::create_dir(directory.path().join("policies")).unwrap();
         std::fs::write(directory.path().join("policies/a.toml"), "broken").unwrap();
-        let context = Context {
-            config: Some(file),
-            json: false,
-        };
-        assert_eq!(
-            context.settings().unwrap().directories.run,
-            directory.path().join("here")
-        );
+        let context = Context { config: Some(file), json: false };
+        assert_eq!(context.settings().unwrap().directories.run, directory.path().join("here"));
     }
 
     #[test]
     fn a_missing_configuration_is_reported_with_what_to_do() {
-        let context = Context {
-            config: Some("/nowhere/edgepoint.toml".into()),
-            json: false,
-        };
+        let context = Context { config: Some("/nowhere/edgepoint.toml".into()), json: false };
         let text = context.settings().unwrap_err().to_string();
-        assert!(
-            text.contains("/nowhere/edgepoint.toml") && text.contains("--config"),
-            "{text}"
-        );
+        assert!(text.contains("/nowhere/edgepoint.toml") && text.contains("--config"), "{text}");
     }
 }

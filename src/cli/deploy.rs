@@ -53,9 +53,7 @@ pub async fn run(context: &Context, arguments: &Arguments) -> anyhow::Result<()>
         more => format!("{more} processes"),
     };
     let (name, provider, memory) = (&app.name, &app.provider, app.limits.memory);
-    progress.done(&format!(
-        "checked {name} of {provider}: {processes}, {memory}"
-    ))?;
+    progress.done(&format!("checked {name} of {provider}: {processes}, {memory}"))?;
 
     progress.doing("looking for the edgepoint");
     let client = context::client(&settings);
@@ -72,11 +70,7 @@ pub async fn run(context: &Context, arguments: &Arguments) -> anyhow::Result<()>
         progress.done(&line)?;
     }
     progress.end();
-    if context.json {
-        context.print_json(&deployed)
-    } else {
-        Ok(())
-    }
+    if context.json { context.print_json(&deployed) } else { Ok(()) }
 }
 
 async fn register(agent: &Agent, app: App, arguments: &Arguments) -> anyhow::Result<ReleaseId> {
@@ -108,9 +102,7 @@ fn outcome(deployed: &Deployed) -> Vec<String> {
     match (&deployed.golden, &deployed.golden_error) {
         (Some(golden), _) => lines.push(format!("golden appshot {}", golden.bytes)),
         (None, Some(error)) => {
-            lines.push(format!(
-                "no golden appshot, it will always start cold: {error}"
-            ));
+            lines.push(format!("no golden appshot, it will always start cold: {error}"));
         }
         (None, None) => {}
     }
@@ -129,11 +121,7 @@ struct Progress {
 impl Progress {
     fn new(quiet: bool) -> Self {
         let shown = !quiet && io::stderr().is_terminal();
-        let bar = if shown {
-            ProgressBar::new_spinner()
-        } else {
-            ProgressBar::hidden()
-        };
+        let bar = if shown { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
         if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed})") {
             bar.set_style(style);
         }
@@ -148,11 +136,7 @@ impl Progress {
     }
 
     fn done(&self, line: &str) -> anyhow::Result<()> {
-        if self.quiet {
-            Ok(())
-        } else {
-            self.bar.suspend(|| print(&format!("{line}\n")))
-        }
+        if self.quiet { Ok(()) } else { self.bar.suspend(|| print(&format!("{line}\n"))) }
     }
 
     fn end(&self) {
@@ -183,16 +167,9 @@ mod tests {
         };
         let lines = outcome(&deployed).join("\n");
         assert!(lines.starts_with("cold start 80 ms\n"), "{lines}");
-        assert!(
-            lines.contains("always start cold: an open device"),
-            "{lines}"
-        );
+        assert!(lines.contains("always start cold: an open device"), "{lines}");
         assert!(lines.ends_with("shop is live"), "{lines}");
-        let lines = outcome(&Deployed {
-            changed: false,
-            golden_error: None,
-            ..deployed
-        });
+        let lines = outcome(&Deployed { changed: false, golden_error: None, ..deployed });
         assert_eq!(lines, ["this release was live already"]);
     }
 }

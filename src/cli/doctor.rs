@@ -51,29 +51,16 @@ struct Finding {
 }
 
 fn ok(name: &'static str, detail: impl Into<String>) -> Finding {
-    Finding {
-        name,
-        status: Status::Ok,
-        detail: detail.into(),
-        remedy: None,
-    }
+    Finding { name, status: Status::Ok, detail: detail.into(), remedy: None }
 }
 
 fn warn(name: &'static str, detail: impl Into<String>, remedy: impl Into<String>) -> Finding {
     let remedy = Some(remedy.into());
-    Finding {
-        name,
-        status: Status::Warn,
-        detail: detail.into(),
-        remedy,
-    }
+    Finding { name, status: Status::Warn, detail: detail.into(), remedy }
 }
 
 fn fail(name: &'static str, detail: impl Into<String>, remedy: impl Into<String>) -> Finding {
-    Finding {
-        status: Status::Fail,
-        ..warn(name, detail, remedy)
-    }
+    Finding { status: Status::Fail, ..warn(name, detail, remedy) }
 }
 
 /// What only root can try, asked by somebody else.
@@ -88,12 +75,7 @@ impl fmt::Display for Finding {
             Status::Warn => "warn",
             Status::Fail => "FAIL",
         };
-        writeln!(
-            f,
-            "{word} {} {}",
-            self.name,
-            self.detail.replace(char::is_control, " ")
-        )?;
+        writeln!(f, "{word} {} {}", self.name, self.detail.replace(char::is_control, " "))?;
         match &self.remedy {
             Some(remedy) => writeln!(f, "     remedy: {remedy}"),
             None => Ok(()),
@@ -106,20 +88,13 @@ pub async fn run(context: &Context, arguments: &Arguments) -> anyhow::Result<()>
     let mut findings = Vec::new();
     // One after the other: the self-test takes a moment.
     let tell = |finding: &Finding| {
-        if context.json {
-            Ok(())
-        } else {
-            print(&finding.to_string())
-        }
+        if context.json { Ok(()) } else { print(&finding.to_string()) }
     };
     let (config, finding) = configuration(context);
     tell(&finding)?;
     findings.push(finding);
     let root = host::is_root();
-    for finding in host::check(root)
-        .into_iter()
-        .chain(place::check(&config, root))
-    {
+    for finding in host::check(root).into_iter().chain(place::check(&config, root)) {
         tell(&finding)?;
         findings.push(finding);
     }
@@ -138,9 +113,7 @@ pub async fn run(context: &Context, arguments: &Arguments) -> anyhow::Result<()>
     if context.json {
         context.print_json(&findings)?;
     }
-    let failed = findings
-        .iter()
-        .any(|finding| finding.status == Status::Fail);
+    let failed = findings.iter().any(|finding| finding.status == Status::Fail);
     if failed { Err(Told.into()) } else { Ok(()) }
 }
 
@@ -200,10 +173,7 @@ mod tests {
     fn a_finding_is_a_line_and_a_failure_has_its_remedy() {
         assert_eq!(ok("kernel", "6.18").to_string(), "ok   kernel 6.18\n");
         let finding = fail("cgroup", "no\nmemory", "boot with it");
-        assert_eq!(
-            finding.to_string(),
-            "FAIL cgroup no memory\n     remedy: boot with it\n"
-        );
+        assert_eq!(finding.to_string(), "FAIL cgroup no memory\n     remedy: boot with it\n");
         let json = serde_json::to_value(untried("x")).unwrap();
         assert_eq!(json["status"], "warn");
     }
@@ -221,10 +191,7 @@ mod tests {
     fn a_broken_configuration_is_a_finding_and_not_the_end() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("edgepoint.toml");
-        let context = Context {
-            config: Some(file.clone()),
-            json: false,
-        };
+        let context = Context { config: Some(file.clone()), json: false };
         std::fs::write(&file, "nonsense").unwrap();
         assert_eq!(configuration(&context).1.status, Status::Fail);
         // Its policies are missing, its directories are known.

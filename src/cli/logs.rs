@@ -36,15 +36,10 @@ pub async fn run(context: &Context, arguments: &Arguments) -> anyhow::Result<()>
 }
 
 fn size(text: &str) -> Result<u64, Wrong> {
-    let bytes = text
-        .parse::<u64>()
-        .or_else(|_| text.parse::<Bytes>().map(|bytes| bytes.0));
+    let bytes = text.parse::<u64>().or_else(|_| text.parse::<Bytes>().map(|bytes| bytes.0));
     match bytes {
         Ok(bytes) if bytes <= MAX_BYTES => Ok(bytes),
-        Ok(_) => Err(Wrong(format!(
-            "--bytes {text}: at most {}",
-            Bytes(MAX_BYTES)
-        ))),
+        Ok(_) => Err(Wrong(format!("--bytes {text}: at most {}", Bytes(MAX_BYTES)))),
         Err(error) => Err(Wrong(format!("--bytes {text}: {error}"))),
     }
 }
@@ -67,11 +62,7 @@ fn text(parts: &[LogPart], terminal: bool) -> String {
             all.push('\n');
         }
     }
-    if all.is_empty() {
-        "nothing was written\n".into()
-    } else {
-        all
-    }
+    if all.is_empty() { "nothing was written\n".into() } else { all }
 }
 
 #[cfg(test)]
@@ -80,15 +71,8 @@ mod tests {
 
     #[test]
     fn streams_are_sections_and_cannot_steer_a_terminal() {
-        let part = |name: &str, text: &str| LogPart {
-            name: name.into(),
-            text: text.into(),
-        };
-        let parts = [
-            part("1.stdout", "a\u{1b}[2J"),
-            part("1.stderr", ""),
-            part("2.stdout", "b\n"),
-        ];
+        let part = |name: &str, text: &str| LogPart { name: name.into(), text: text.into() };
+        let parts = [part("1.stdout", "a\u{1b}[2J"), part("1.stderr", ""), part("2.stdout", "b\n")];
         let plain = "== 1.stdout ==\na\u{1b}[2J\n\n== 2.stdout ==\nb\n";
         assert_eq!(text(&parts, false), plain);
         assert_eq!(text(&parts, true), plain.replace('\u{1b}', "\u{fffd}"));

@@ -100,10 +100,7 @@ pub fn main() -> ExitCode {
 
 /// Runs a command that waits for sockets.
 fn wait<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?
-        .block_on(command)
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
 }
 
 /// Prints a failure and says which exit code it has.
@@ -168,29 +165,14 @@ mod tests {
     fn every_command_has_an_example_and_takes_the_global_options() {
         let mut cli = Cli::command();
         cli.build();
-        for command in cli
-            .get_subcommands()
-            .filter(|command| command.get_name() != "help")
-        {
+        for command in cli.get_subcommands().filter(|command| command.get_name() != "help") {
             let name = command.get_name();
-            let example = command
-                .get_after_help()
-                .map(ToString::to_string)
-                .unwrap_or_default();
-            assert!(
-                example.contains(&format!("edgepoint {name}")),
-                "{name}: {example:?}"
-            );
+            let example = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(example.contains(&format!("edgepoint {name}")), "{name}: {example:?}");
             for option in ["config", "json"] {
-                assert!(
-                    command.get_arguments().any(|a| a.get_id() == option),
-                    "{name} {option}"
-                );
+                assert!(command.get_arguments().any(|a| a.get_id() == option), "{name} {option}");
             }
-            assert!(
-                command.get_about().is_some(),
-                "{name} says not what it does"
-            );
+            assert!(command.get_about().is_some(), "{name} says not what it does");
         }
     }
 

@@ -15,10 +15,8 @@ use crate::{
 
 /// Run the edgepoint until it is told to stop (SIGTERM or ctrl-c)
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Example:\n  edgepoint run --config edgepoint.toml\n\nOn SIGTERM requests \
-finish, apps that keep their state are parked, and the next\nrun goes on from there."
-)]
+#[command(after_help = "Example:\n  edgepoint run --config edgepoint.toml\n\nOn SIGTERM requests \
+finish, apps that keep their state are parked, and the next\nrun goes on from there.")]
 pub struct Arguments {}
 
 /// Checks the configuration and becomes the supervisor.
@@ -35,37 +33,20 @@ pub fn run(context: &Context, _: &Arguments) -> anyhow::Result<()> {
 pub fn serve() -> anyhow::Result<()> {
     let settings: ProxySettings = serde_json::from_reader(std::io::stdin())
         .context("the supervisor starts this, nobody else")?;
-    process::die_with_parent(nix::sys::signal::Signal::SIGTERM)?;
     let loaded = config::load(&settings.config)?;
     let mut fds = (process::FIRST_FD..).map(process::inherited);
-    let mut next = || {
-        fds.next()
-            .context("a socket is missing")?
-            .context("a socket is missing")
-    };
+    let mut next = || fds.next().context("a socket is missing")?.context("a socket is missing");
     let mut http = Vec::new();
     for _ in 0..settings.http {
         http.push(TcpListener::from(next()?));
     }
     let control = UnixListener::from(next()?);
-    let metrics = settings
-        .metrics
-        .then(next)
-        .transpose()?
-        .map(TcpListener::from);
+    let metrics = settings.metrics.then(next).transpose()?.map(TcpListener::from);
     caps::become_nobody(settings.uid, settings.gid).context("cannot give up rights")?;
+    // After the change of user, which would clear it.
+    process::end_with_parent()?;
     let filter = EnvFilter::try_from_env("EDGEPOINT_LOG")
         .unwrap_or_else(|_| EnvFilter::new("warn,edgepoint=info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .init();
-    Ok(edgepoint::run(
-        loaded,
-        Sockets {
-            http,
-            control,
-            metrics,
-        },
-    )?)
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    Ok(edgepoint::run(loaded, Sockets { http, control, metrics })?)
 }

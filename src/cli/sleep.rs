@@ -19,10 +19,7 @@ pub async fn run(context: &Context, Arguments { app }: &Arguments) -> anyhow::Re
     context.show(&slept, |slept| match (slept.parked, slept.stopped) {
         (0, 0) => format!("{app}: nothing was running\n"),
         (parked, stopped) => {
-            format!(
-                "{app}: {parked} parked, {stopped} ended, after {}\n",
-                millis(slept.millis)
-            )
+            format!("{app}: {parked} parked, {stopped} ended, after {}\n", millis(slept.millis))
         }
     })
 }

@@ -57,22 +57,14 @@ fn overview(apps: &[AppStatus]) -> String {
     ]);
     for app in apps {
         let memory: u64 = app.instances.iter().map(|instance| instance.memory.0).sum();
-        let in_flight: u32 = app
-            .instances
-            .iter()
-            .map(|instance| instance.in_flight)
-            .sum();
+        let in_flight: u32 = app.instances.iter().map(|instance| instance.in_flight).sum();
         table.row([
             app.app.to_string(),
             app.provider.to_string(),
             app.state.to_string(),
             app.instances.len().to_string(),
             in_flight.to_string(),
-            if app.instances.is_empty() {
-                NONE.into()
-            } else {
-                Bytes(memory).to_string()
-            },
+            if app.instances.is_empty() { NONE.into() } else { Bytes(memory).to_string() },
             image(app.golden.as_ref()),
             image(app.parked.as_ref()),
             app.wakes.to_string(),
@@ -174,17 +166,10 @@ mod tests {
     #[test]
     fn an_app_is_one_line_of_the_overview() {
         let text = overview(&[app()]);
-        let words: Vec<&str> = text
-            .lines()
-            .nth(1)
-            .unwrap()
-            .split("  ")
-            .map(str::trim)
-            .collect();
+        let words: Vec<&str> = text.lines().nth(1).unwrap().split("  ").map(str::trim).collect();
         let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
-        let expected = [
-            "shop", "acme", "running", "1", "2", "12 MiB", "9.6 MiB", "-", "12", "80 ms", "-",
-        ];
+        let expected =
+            ["shop", "acme", "running", "1", "2", "12 MiB", "9.6 MiB", "-", "12", "80 ms", "-"];
         assert_eq!(words, expected);
         assert!(overview(&[]).contains("edgepoint deploy"));
     }
@@ -199,10 +184,7 @@ mod tests {
         app.golden_error = Some("an open\ndevice".into());
         app.detail = Some("will not start".into());
         let text = details(&app);
-        assert!(
-            text.contains("golden      none: an open device\n"),
-            "{text}"
-        );
+        assert!(text.contains("golden      none: an open device\n"), "{text}");
         assert!(text.contains("running (will not start)"), "{text}");
     }
 }

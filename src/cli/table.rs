@@ -27,10 +27,7 @@ pub struct Table {
 impl Table {
     /// A table with these columns and no rows.
     pub fn new(columns: impl Into<Vec<(&'static str, Align)>>) -> Self {
-        Self {
-            columns: columns.into(),
-            rows: Vec::new(),
-        }
+        Self { columns: columns.into(), rows: Vec::new() }
     }
 
     /// Adds a row; a cell that is missing is empty, one too many is left out.
@@ -60,22 +57,14 @@ impl Table {
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let heads: Vec<String> = self
-            .columns
-            .iter()
-            .map(|(head, _)| in_capitals(head))
-            .collect();
+        let heads: Vec<String> = self.columns.iter().map(|(head, _)| in_capitals(head)).collect();
         let mut widths: Vec<usize> = heads.iter().map(|head| head.chars().count()).collect();
         for row in &self.rows {
             for (width, cell) in widths.iter_mut().zip(row) {
                 *width = (*width).max(cell.chars().count());
             }
         }
-        writeln!(
-            f,
-            "{}",
-            self.line(heads.iter().map(String::as_str), &widths)
-        )?;
+        writeln!(f, "{}", self.line(heads.iter().map(String::as_str), &widths))?;
         for row in &self.rows {
             writeln!(f, "{}", self.line(row.iter().map(String::as_str), &widths))?;
         }
@@ -86,11 +75,7 @@ impl fmt::Display for Table {
 /// The words of a head in capitals; a unit that has some already stays as it is.
 fn in_capitals(head: &str) -> String {
     let capital = |word: &str| {
-        if word.chars().any(char::is_uppercase) {
-            word.to_owned()
-        } else {
-            word.to_uppercase()
-        }
+        if word.chars().any(char::is_uppercase) { word.to_owned() } else { word.to_uppercase() }
     };
     head.split(' ').map(capital).collect::<Vec<_>>().join(" ")
 }

@@ -9,17 +9,13 @@ use crate::model::parse_duration;
 pub fn parse(text: &str, now: Duration) -> Result<u64, String> {
     let text = text.trim();
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return text
-            .parse()
-            .map_err(|_| format!("{text} milliseconds are too many"));
+        return text.parse().map_err(|_| format!("{text} milliseconds are too many"));
     }
     if let Ok(ago) = parse_duration(text) {
         return Ok(millis(now.saturating_sub(ago)));
     }
     let midnight = format!("{text}T00:00:00Z");
-    let moment = text
-        .parse::<jiff::Timestamp>()
-        .or_else(|_| midnight.parse());
+    let moment = text.parse::<jiff::Timestamp>().or_else(|_| midnight.parse());
     let moment = moment.map_err(|_| {
         format!(
             "{text:?} is no moment: use how long ago (24h, 30m, 7d), a time such as \
@@ -36,16 +32,13 @@ pub fn millis(time: Duration) -> u64 {
 
 /// The beginning of an hour or day as it is shown: `2026-01-31 08:00`.
 pub fn minute(unix_ms: u64) -> String {
-    let moment = i64::try_from(unix_ms)
-        .ok()
-        .map(jiff::Timestamp::from_millisecond);
+    let moment = i64::try_from(unix_ms).ok().map(jiff::Timestamp::from_millisecond);
     let Some(Ok(moment)) = moment else {
         return format!("{unix_ms} ms");
     };
     // `2026-01-31T08:00:00Z`
     let text = moment.to_string();
-    text.get(..16)
-        .map_or_else(|| text.clone(), |minute| minute.replace('T', " "))
+    text.get(..16).map_or_else(|| text.clone(), |minute| minute.replace('T', " "))
 }
 
 #[cfg(test)]

@@ -12,12 +12,9 @@ pub const NONE: &str = "-";
 
 /// `value / unit` with six decimals; what is more than nothing never reads as nothing.
 fn decimal(value: u128, unit: u128) -> String {
-    let micros = (value / unit).saturating_mul(MICRO).saturating_add(
-        (value % unit)
-            .saturating_mul(MICRO)
-            .saturating_add(unit / 2)
-            / unit,
-    );
+    let micros = (value / unit)
+        .saturating_mul(MICRO)
+        .saturating_add((value % unit).saturating_mul(MICRO).saturating_add(unit / 2) / unit);
     if micros == 0 && value > 0 {
         return "<0.000001".into();
     }
@@ -99,18 +96,9 @@ mod tests {
     fn times_read_as_people_say_them() {
         assert_eq!(cpu(412_345_u64), "0.412 s");
         assert_eq!(cpu(61_000_000_u64), "61.000 s");
-        assert_eq!(
-            (millis(80), millis(12_345)),
-            ("80 ms".into(), "12.3 s".into())
-        );
-        assert_eq!(
-            (mean(840, 1), mean(1_690_000, 2)),
-            ("0.84 ms".into(), "845.00 ms".into())
-        );
-        assert_eq!(
-            (mean(0, 0), mean(30_000_000, 2)),
-            ("-".into(), "15.0 s".into())
-        );
+        assert_eq!((millis(80), millis(12_345)), ("80 ms".into(), "12.3 s".into()));
+        assert_eq!((mean(840, 1), mean(1_690_000, 2)), ("0.84 ms".into(), "845.00 ms".into()));
+        assert_eq!((mean(0, 0), mean(30_000_000, 2)), ("-".into(), "15.0 s".into()));
     }
 
     #[test]
@@ -124,9 +112,6 @@ mod tests {
         ] {
             assert_eq!(quantity(item, number), expected);
         }
-        assert_eq!(
-            (count(1, "route"), count(0, "app")),
-            ("1 route".into(), "0 apps".into())
-        );
+        assert_eq!((count(1, "route"), count(0, "app")), ("1 route".into(), "0 apps".into()));
     }
 }

@@ -81,13 +81,7 @@ impl Choice {
             return Err(Wrong("--until must be later than --since".into()));
         }
         let (app, provider) = (self.app.clone(), self.provider.clone());
-        Ok(Query {
-            provider,
-            app,
-            since_ms,
-            until_ms,
-            by,
-        })
+        Ok(Query { provider, app, since_ms, until_ms, by })
     }
 }
 
@@ -114,20 +108,14 @@ pub fn is_absent(error: &Error) -> bool {
 /// Reads usage without an edgepoint.
 pub fn from_ledger(settings: &Config, query: &Query) -> anyhow::Result<Vec<UsageRow>> {
     let path = settings.directories.state.join(LEDGER);
-    eprintln!(
-        "no edgepoint runs here; reading the ledger {}",
-        path.display()
-    );
+    eprintln!("no edgepoint runs here; reading the ledger {}", path.display());
     read(&path, query)
 }
 
 fn read(path: &Path, query: &Query) -> anyhow::Result<Vec<UsageRow>> {
     let exists = path.try_exists();
     if !exists.with_context(|| format!("cannot look for the ledger {}", path.display()))? {
-        anyhow::bail!(
-            "there is no ledger {} yet: nothing was ever used here",
-            path.display()
-        );
+        anyhow::bail!("there is no ledger {} yet: nothing was ever used here", path.display());
     }
     Ok(Ledger::read_only(path)?.usage(query)?)
 }
@@ -154,10 +142,7 @@ fn text(rows: &[UsageRow], by_period: bool) -> String {
     ];
     columns.extend(numbers.map(|name| (name, Right)));
     let mut table = Table::new(columns);
-    let owner = Owner {
-        provider: first.provider.clone(),
-        app: first.app.clone(),
-    };
+    let owner = Owner { provider: first.provider.clone(), app: first.app.clone() };
     let mut total = UsageRow::zero(owner, None);
     for row in rows {
         let mut names = vec![row.provider.to_string(), row.app.to_string()];
@@ -213,27 +198,18 @@ mod tests {
     use super::*;
 
     fn row(app: &str, requests: u64) -> UsageRow {
-        let owner = Owner {
-            provider: ProviderName::new("acme").unwrap(),
-            app: AppName::new(app).unwrap(),
-        };
+        let owner =
+            Owner { provider: ProviderName::new("acme").unwrap(), app: AppName::new(app).unwrap() };
         let micros = requests * 840;
         let start = Some(1_800_000_000_000);
-        UsageRow {
-            requests,
-            duration_micros_sum: micros,
-            ..UsageRow::zero(owner, start)
-        }
+        UsageRow { requests, duration_micros_sum: micros, ..UsageRow::zero(owner, start) }
     }
 
     #[test]
     fn rows_have_a_total_that_is_their_sum() {
         let printed = text(&[row("a", 2), row("b", 3)], false);
         let total = printed.lines().last().unwrap();
-        assert!(
-            total.starts_with("total ") && total.contains(" 5       0  0 B "),
-            "{printed}"
-        );
+        assert!(total.starts_with("total ") && total.contains(" 5       0  0 B "), "{printed}");
         assert!(!text(&[row("a", 2)], false).contains("total"));
         assert!(text(&[row("a", 2)], true).contains("2027-01-15 08:00  acme"));
         assert_eq!(text(&[], true), "no usage\n");
@@ -249,23 +225,14 @@ mod tests {
         };
         assert!(choice("2h", "1h").query(None).is_ok());
         assert!(choice("1h", "2h").query(None).is_err());
-        assert!(
-            choice("1h", "soon")
-                .query(None)
-                .unwrap_err()
-                .to_string()
-                .contains("--until")
-        );
+        assert!(choice("1h", "soon").query(None).unwrap_err().to_string().contains("--until"));
     }
 
     #[test]
     fn a_ledger_that_was_never_written_is_an_error_in_words() {
         let directory = tempfile::tempdir().unwrap();
         let error = read(&directory.path().join(LEDGER), &Query::default()).unwrap_err();
-        assert!(
-            error.to_string().contains("nothing was ever used"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("nothing was ever used"), "{error}");
     }
 
     #[test]

@@ -23,16 +23,10 @@ pub struct Arguments {
 
 /// Runs the command.
 pub async fn run(context: &Context, arguments: &Arguments) -> anyhow::Result<()> {
-    let woken = context
-        .client()?
-        .wake(&arguments.app, arguments.count)
-        .await?;
+    let woken = context.client()?.wake(&arguments.app, arguments.count).await?;
     context.show(&woken, |woken| {
         let running = usize::try_from(woken.running).unwrap_or(usize::MAX);
         let (app, time) = (&arguments.app, millis(woken.millis));
-        format!(
-            "{app}: {} running, after {time}\n",
-            count(running, "instance")
-        )
+        format!("{app}: {} running, after {time}\n", count(running, "instance"))
     })
 }

@@ -83,9 +83,7 @@ pub struct Client {
 impl Client {
     /// A client of the edgepoint that listens at `socket`. Connects with each request.
     pub fn new(socket: impl AsRef<Path>) -> Self {
-        Self {
-            socket: socket.as_ref().to_path_buf(),
-        }
+        Self { socket: socket.as_ref().to_path_buf() }
     }
 
     /// All apps and their instances.
@@ -96,16 +94,13 @@ impl Client {
     /// Makes a registered release the live one of its app.
     pub async fn deploy(&self, release: ReleaseId) -> Result<Deployed, Error> {
         let body = DeployRequest { release };
-        self.ask(Method::POST, "/v1/deploy", Some(&body), DEPLOY_DEADLINE)
-            .await
+        self.ask(Method::POST, "/v1/deploy", Some(&body), DEPLOY_DEADLINE).await
     }
 
     /// Forgets an app, its instances and its appshots. Usage stays in the ledger.
     pub async fn remove(&self, app: &AppName) -> Result<(), Error> {
         let path = format!("/v1/apps/{app}");
-        self.send(Method::DELETE, &path, NOTHING, ACT_DEADLINE)
-            .await
-            .map(drop)
+        self.send(Method::DELETE, &path, NOTHING, ACT_DEADLINE).await.map(drop)
     }
 
     /// Wakes an app until `count` instances run.
@@ -122,20 +117,17 @@ impl Client {
 
     /// The ends of an app's logs, `bytes` of each at most.
     pub async fn logs(&self, app: &AppName, bytes: u64) -> Result<Vec<LogPart>, Error> {
-        self.get(&format!("/v1/apps/{app}/logs?bytes={bytes}"), LOOK_DEADLINE)
-            .await
+        self.get(&format!("/v1/apps/{app}/logs?bytes={bytes}"), LOOK_DEADLINE).await
     }
 
     /// Sums of usage.
     pub async fn usage(&self, query: &Query) -> Result<Vec<UsageRow>, Error> {
-        self.get(&with_query("/v1/usage", query), USAGE_DEADLINE)
-            .await
+        self.get(&with_query("/v1/usage", query), USAGE_DEADLINE).await
     }
 
     /// Usage with its price.
     pub async fn bill(&self, query: &Query) -> Result<Statement, Error> {
-        self.get(&with_query("/v1/bill", query), USAGE_DEADLINE)
-            .await
+        self.get(&with_query("/v1/bill", query), USAGE_DEADLINE).await
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str, deadline: Duration) -> Result<T, Error> {
@@ -180,12 +172,10 @@ impl Client {
         let path = self.socket.clone();
         let connected = timeout(CONNECT_DEADLINE, UnixStream::connect(&self.socket)).await;
         let late = || Err(io::ErrorKind::TimedOut.into());
-        connected
-            .unwrap_or_else(|_| late())
-            .map_err(|source| match source.kind() {
-                io::ErrorKind::PermissionDenied => Error::Forbidden { path, source },
-                _ => Error::NotRunning { path, source },
-            })
+        connected.unwrap_or_else(|_| late()).map_err(|source| match source.kind() {
+            io::ErrorKind::PermissionDenied => Error::Forbidden { path, source },
+            _ => Error::NotRunning { path, source },
+        })
     }
 }
 
@@ -194,16 +184,11 @@ const NOTHING: Option<&()> = None;
 
 async fn converse(stream: UnixStream, request: Request<Full<Bytes>>) -> Result<Bytes, Error> {
     let broken = |error: hyper::Error| Error::Broken(error.into());
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(broken)?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
     let talk = async {
         let response = sender.send_request(request).await.map_err(broken)?;
         let (head, body) = response.into_parts();
-        let body = Limited::new(body, MAX_ANSWER)
-            .collect()
-            .await
-            .map_err(Error::Broken)?;
+        let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(Error::Broken)?;
         let bytes = body.to_bytes();
         if head.status.is_success() {
             return Ok(bytes);
@@ -228,13 +213,7 @@ async fn converse(stream: UnixStream, request: Request<Full<Bytes>>) -> Result<B
 
 /// All values are names, numbers or words; none needs an escape.
 fn with_query(path: &str, query: &Query) -> String {
-    let Query {
-        provider,
-        app,
-        since_ms,
-        until_ms,
-        by,
-    } = query;
+    let Query { provider, app, since_ms, until_ms, by } = query;
     let mut parts = Vec::new();
     let mut add = |name: &str, value: Option<String>| {
         parts.extend(value.map(|value| format!("{name}={value}")));
@@ -248,11 +227,7 @@ fn with_query(path: &str, query: &Query) -> String {
         Period::Day => "day".to_owned(),
     };
     add("by", by.as_ref().map(word));
-    if parts.is_empty() {
-        path.to_owned()
-    } else {
-        format!("{path}?{}", parts.join("&"))
-    }
+    if parts.is_empty() { path.to_owned() } else { format!("{path}?{}", parts.join("&")) }
 }
 
 #[cfg(test)]
@@ -291,14 +266,8 @@ mod tests {
         for (answer, expected) in [
             ("", "broke"),
             ("hello\r\n\r\n", "broke"),
-            (
-                "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nno",
-                "unreadable",
-            ),
-            (
-                "HTTP/1.1 500 Oh\r\ncontent-length: 2\r\n\r\nno",
-                "unreadable",
-            ),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nno", "unreadable"),
+            ("HTTP/1.1 500 Oh\r\ncontent-length: 2\r\n\r\nno", "unreadable"),
         ] {
             let directory = tempfile::tempdir().unwrap();
             let socket = directory.path().join("control.sock");

@@ -31,11 +31,7 @@ pub(super) struct Bounded<L> {
 impl<L: Listener> Bounded<L> {
     /// At most `connections`, each ended when it is neither read nor written for `idle`.
     pub(super) fn new(listener: L, connections: usize, idle: Duration) -> Self {
-        Self {
-            listener,
-            places: Arc::new(Semaphore::new(connections)),
-            idle,
-        }
+        Self { listener, places: Arc::new(Semaphore::new(connections)), idle }
     }
 }
 
@@ -51,15 +47,7 @@ where
         let permit = Arc::clone(&self.places).acquire_owned().await.ok();
         let (io, address) = self.listener.accept().await;
         let silence = Box::pin(sleep(self.idle));
-        (
-            Held {
-                io,
-                silence,
-                idle: self.idle,
-                _permit: permit,
-            },
-            address,
-        )
+        (Held { io, silence, idle: self.idle, _permit: permit }, address)
     }
 
     fn local_addr(&self) -> io::Result<Self::Addr> {
@@ -83,9 +71,7 @@ impl<T> Held<T> {
         moved: Poll<io::Result<R>>,
     ) -> Poll<io::Result<R>> {
         if moved.is_ready() {
-            self.silence
-                .as_mut()
-                .reset(Instant::from_std(clock::now() + self.idle));
+            self.silence.as_mut().reset(Instant::from_std(clock::now() + self.idle));
             return moved;
         }
         match self.silence.as_mut().poll(cx) {

@@ -61,33 +61,18 @@ impl Problem {
     /// The request cannot be understood.
     pub(super) fn unreadable(detail: impl fmt::Display) -> Self {
         let title = "the request cannot be understood";
-        Self::new(
-            UNREADABLE,
-            StatusCode::BAD_REQUEST,
-            title,
-            detail.to_string(),
-        )
+        Self::new(UNREADABLE, StatusCode::BAD_REQUEST, title, detail.to_string())
     }
 
     /// The request is longer than `max` bytes.
     pub(super) fn too_long(max: usize) -> Self {
         let detail = format!("a request has at most {max} bytes");
-        Self::new(
-            TOO_LONG,
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "the request is too long",
-            detail,
-        )
+        Self::new(TOO_LONG, StatusCode::PAYLOAD_TOO_LARGE, "the request is too long", detail)
     }
 
     /// There is no such route.
     pub(super) fn no_route(detail: String) -> Self {
-        Self::new(
-            NO_ROUTE,
-            StatusCode::NOT_FOUND,
-            "there is nothing at this path",
-            detail,
-        )
+        Self::new(NO_ROUTE, StatusCode::NOT_FOUND, "there is nothing at this path", detail)
     }
 
     /// The route exists, but not with this method.
@@ -134,12 +119,7 @@ impl From<meter::Error> for Problem {
         let (code, status, title, retry_after_s) = match &error {
             QueryRows { .. } => {
                 let title = "the query of usage asks for too much";
-                (
-                    TOO_MUCH_USAGE,
-                    StatusCode::UNPROCESSABLE_ENTITY,
-                    title,
-                    None,
-                )
+                (TOO_MUCH_USAGE, StatusCode::UNPROCESSABLE_ENTITY, title, None)
             }
             QueryDeadline | Flush => {
                 let title = "the ledger is too slow";
@@ -147,26 +127,20 @@ impl From<meter::Error> for Problem {
             }
             _ => {
                 let title = "the ledger cannot be read";
-                (
-                    LEDGER_UNREADABLE,
-                    StatusCode::INTERNAL_SERVER_ERROR,
-                    title,
-                    None,
-                )
+                (LEDGER_UNREADABLE, StatusCode::INTERNAL_SERVER_ERROR, title, None)
             }
         };
-        Self {
-            retry_after_s,
-            ..Self::new(code, status, title, chain(&error))
-        }
+        Self { retry_after_s, ..Self::new(code, status, title, chain(&error)) }
     }
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.title)?;
-        if !self.detail.is_empty() && self.detail != self.title {
-            write!(f, ": {}", self.detail)?;
+        // The detail often begins with what the title says.
+        if self.detail.starts_with(&self.title) {
+            f.write_str(&self.detail)?;
+        } else {
+            write!(f, "{}: {}", self.title, self.detail)?;
         }
         write!(f, " ({})", self.code)?;
         match self.retry_after_s {
@@ -202,12 +176,7 @@ mod tests {
     #[test]
     fn an_error_of_the_ledger_says_who_can_help() {
         for (error, code, status, retry) in [
-            (
-                meter::Error::QueryRows { limit: 7 },
-                TOO_MUCH_USAGE,
-                422,
-                None,
-            ),
+            (meter::Error::QueryRows { limit: 7 }, TOO_MUCH_USAGE, 422, None),
             (meter::Error::QueryDeadline, LEDGER_LATE, 503, Some(5)),
             (meter::Error::Flush, LEDGER_LATE, 503, Some(5)),
             (meter::Error::StopWriter, LEDGER_UNREADABLE, 500, None),
@@ -239,6 +208,17 @@ mod tests {
     }
 
     #[test]
+    fn title_and_detail_are_one_sentence() {
+        let mut problem = Problem::unreadable("count must be 1");
+        let expected = "the request cannot be understood: count must be 1 (E0101)";
+        assert_eq!(problem.to_string(), expected);
+        problem.title = "count".into();
+        problem.retry_after_s = Some(3);
+        let expected = "count must be 1 (E0101); try again in 3 s";
+        assert_eq!(problem.to_string(), expected);
+    }
+
+    #[test]
     fn a_wait_is_rounded_up_to_whole_seconds() {
         for (millis, expected) in [(0, 0), (1, 1), (1_000, 1), (1_001, 2)] {
             assert_eq!(seconds(Duration::from_millis(millis)), expected);
@@ -248,13 +228,7 @@ mod tests {
     #[test]
     fn a_reason_is_not_said_twice() {
         let source = std::io::Error::other("disk is full");
-        let error = meter::Error::Lock {
-            path: "/l".into(),
-            source,
-        };
-        assert_eq!(
-            chain(&error),
-            "cannot lock the ledger with /l: disk is full"
-        );
+        let error = meter::Error::Lock { path: "/l".into(), source };
+        assert_eq!(chain(&error), "cannot lock the ledger with /l: disk is full");
     }
 }

@@ -102,13 +102,7 @@ impl Api {
 /// The routes of the metrics listener.
 pub fn metrics_router(render: Render) -> Router {
     let metrics = |State(render): State<Render>| async move {
-        (
-            [(
-                header::CONTENT_TYPE,
-                "text/plain; version=0.0.4; charset=utf-8",
-            )],
-            render(),
-        )
+        ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], render())
     };
     Router::new()
         .route("/metrics", get(metrics))
@@ -142,9 +136,7 @@ where
         shutdown.await;
         let _ = tell.send(());
     };
-    let serving = axum::serve(listener, router)
-        .with_graceful_shutdown(shutdown)
-        .into_future();
+    let serving = axum::serve(listener, router).with_graceful_shutdown(shutdown).into_future();
     let patience = async {
         let _ = told.await;
         sleep(STOP_PATIENCE).await;
@@ -191,9 +183,7 @@ async fn wake(
 ) -> Answer<Woken> {
     let count = read(query)?.count.unwrap_or(1);
     if !(1..=MAX_WAKE).contains(&count) {
-        return Err(Problem::unreadable(format!(
-            "count must be from 1 to {MAX_WAKE}"
-        )));
+        return Err(Problem::unreadable(format!("count must be from 1 to {MAX_WAKE}")));
     }
     Ok(Json(api.manager.wake(app_name(&app)?, count).await?))
 }
@@ -215,9 +205,7 @@ async fn logs(
 ) -> Answer<Vec<LogPart>> {
     let bytes = read(query)?.bytes.unwrap_or(DEFAULT_LOG_BYTES);
     if bytes > MAX_LOG_BYTES {
-        return Err(Problem::unreadable(format!(
-            "bytes must be at most {MAX_LOG_BYTES}"
-        )));
+        return Err(Problem::unreadable(format!("bytes must be at most {MAX_LOG_BYTES}")));
     }
     Ok(Json(api.manager.logs(app_name(&app)?, bytes).await?))
 }
@@ -237,22 +225,10 @@ async fn rows(
     api: &Api,
     query: Result<Query<UsageQuery>, QueryRejection>,
 ) -> Result<Vec<UsageRow>, Problem> {
-    let UsageQuery {
-        provider,
-        app,
-        since_ms,
-        until_ms,
-        by,
-    } = read(query)?;
+    let UsageQuery { provider, app, since_ms, until_ms, by } = read(query)?;
     // Who asks should see what has just happened.
     api.meter.flush().await?;
-    let query = meter::Query {
-        provider,
-        app,
-        since_ms,
-        until_ms,
-        by,
-    };
+    let query = meter::Query { provider, app, since_ms, until_ms, by };
     Ok(api.meter.usage(query).await?)
 }
 
@@ -279,9 +255,7 @@ async fn no_method(method: Method, uri: Uri) -> Problem {
 }
 
 fn read<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Problem> {
-    query
-        .map(|Query(query)| query)
-        .map_err(|rejection| Problem::unreadable(rejection.body_text()))
+    query.map(|Query(query)| query).map_err(|rejection| Problem::unreadable(rejection.body_text()))
 }
 
 fn app_name(text: &str) -> Result<AppName, Problem> {
@@ -320,15 +294,9 @@ mod tests {
         assert!(metrics.contains("version=0.0.4"), "{metrics}");
         assert!(ask(address, "GET /healthz").await.ends_with("ok\n"));
         let missing = ask(address, "GET /v1/status").await;
-        assert!(
-            missing.starts_with("HTTP/1.1 404") && missing.contains("E0102"),
-            "{missing}"
-        );
+        assert!(missing.starts_with("HTTP/1.1 404") && missing.contains("E0102"), "{missing}");
         let wrong = ask(address, "POST /metrics").await;
-        assert!(
-            wrong.starts_with("HTTP/1.1 405") && wrong.contains("problem+json"),
-            "{wrong}"
-        );
+        assert!(wrong.starts_with("HTTP/1.1 405") && wrong.contains("problem+json"), "{wrong}");
         stop.send(()).unwrap();
         serving.await.unwrap().unwrap();
     }

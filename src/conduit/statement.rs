@@ -60,9 +60,7 @@ fn as_text<S: Serializer>(number: &u128, serializer: S) -> Result<S::Ok, S::Erro
 }
 
 fn from_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u128, D::Error> {
-    String::deserialize(deserializer)?
-        .parse()
-        .map_err(de::Error::custom)
+    String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
 }
 
 impl From<Bill> for Statement {
@@ -76,10 +74,10 @@ impl From<Bill> for Statement {
             price_nano: line.price_nano,
             amount_nano: line.amount_nano,
         });
-        let providers = bill.providers.into_iter().map(|owed| Owed {
-            provider: owed.provider,
-            amount_nano: owed.amount_nano,
-        });
+        let providers = bill
+            .providers
+            .into_iter()
+            .map(|owed| Owed { provider: owed.provider, amount_nano: owed.amount_nano });
         Self {
             currency: bill.currency,
             lines: lines.collect(),
@@ -103,11 +101,7 @@ mod tests {
             provider: ProviderName::new("acme").unwrap(),
             app: AppName::new("shop").unwrap(),
         };
-        let row = UsageRow {
-            requests: u64::MAX,
-            wakes: 3,
-            ..UsageRow::zero(owner, None)
-        };
+        let row = UsageRow { requests: u64::MAX, wakes: 3, ..UsageRow::zero(owner, None) };
         let tariff = Tariff {
             currency: "EUR".into(),
             requests_per_million_nano: u64::MAX,

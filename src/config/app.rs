@@ -78,14 +78,8 @@ const MAX_WARM_UP: usize = 100;
 /// Reads `app.toml`; `file` is the name that problems are shown under.
 pub fn parse(file: &str, text: &str, report: &mut Report) -> Option<App> {
     reader::read(file, text, report, |root| {
-        root.require(
-            "name",
-            "name = \"shop\": a-z, 0-9 and '-', at most 40 of them",
-        );
-        root.require(
-            "provider",
-            "provider = \"acme\": who owns the app and pays for it",
-        );
+        root.require("name", "name = \"shop\": a-z, 0-9 and '-', at most 40 of them");
+        root.require("provider", "provider = \"acme\": who owns the app and pays for it");
         let name = root.name::<AppName>("name");
         let provider = root.name("provider");
         let processes = processes(root);
@@ -127,52 +121,33 @@ fn processes(root: &mut Table<'_>) -> Vec<Process> {
         root.error_hint(root.key_span("command"), message, hint);
     }
     if !root.has("process") {
-        root.require(
-            "command",
-            "command = [\"/bin/server\", \"--port\", \"8080\"]",
-        );
+        root.require("command", "command = [\"/bin/server\", \"--port\", \"8080\"]");
     }
     let single = command(root);
     let mut tables = root.tables("process");
     if let Some(table) = tables.get(MAX_PROCESSES) {
         let message = format!("more than {MAX_PROCESSES} processes");
-        table.error_hint(
-            table.span(),
-            message,
-            "start a supervisor that starts the rest",
-        );
+        table.error_hint(table.span(), message, "start a supervisor that starts the rest");
         tables.truncate(MAX_PROCESSES);
     }
     let mut processes = Vec::new();
     let mut names = BTreeSet::new();
     for mut table in tables {
         table.require("name", "name = \"web\": it stands in logs and messages");
-        table.require(
-            "command",
-            "command = [\"/bin/server\", \"--port\", \"8080\"]",
-        );
+        table.require("command", "command = [\"/bin/server\", \"--port\", \"8080\"]");
         let name = table.name::<AppName>("name");
         if let Some(name) = &name
             && !names.insert(name.clone())
         {
-            table.error(
-                table.span_of("name"),
-                format!("a second process named \"{name}\""),
-            );
+            table.error(table.span_of("name"), format!("a second process named \"{name}\""));
         }
         if let (Some(name), Some(command)) = (name, command(&mut table)) {
-            processes.push(Process {
-                name: name.to_string(),
-                command,
-            });
+            processes.push(Process { name: name.to_string(), command });
         }
         table.finish();
     }
     if !both && let Some(command) = single {
-        processes.push(Process {
-            name: DEFAULT_PROCESS.into(),
-            command,
-        });
+        processes.push(Process { name: DEFAULT_PROCESS.into(), command });
     }
     processes
 }
@@ -209,21 +184,10 @@ fn env(root: &mut Table<'_>) -> BTreeMap<String, String> {
     let mut table = root.table("env");
     let mut env = BTreeMap::new();
     for (key, value) in table.pairs() {
-        let begins = key
-            .text
-            .starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
-        if !begins
-            || !key
-                .text
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || c == '_')
-        {
+        let begins = key.text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+        if !begins || !key.text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
             let message = format!("bad name of a variable: {:?}", key.text);
-            table.error_hint(
-                Some(key.span),
-                message,
-                "use A-Z, a-z, 0-9 and '_', no digit first",
-            );
+            table.error_hint(Some(key.span), message, "use A-Z, a-z, 0-9 and '_', no digit first");
         } else if key.text == "PORT" {
             let hint = "say where the app listens with internal_port; PORT will be the same";
             table.error_hint(Some(key.span), "PORT is set by the edgepoint", hint);
@@ -238,33 +202,19 @@ fn env(root: &mut Table<'_>) -> BTreeMap<String, String> {
 fn health(root: &mut Table<'_>) -> Health {
     let mut table = root.table("health");
     let path = request_path(&mut table, "path");
-    let timeout = table
-        .duration("timeout", TIMEOUT)
-        .unwrap_or(DEFAULT_HEALTH_TIMEOUT);
-    let grace_period = table
-        .duration("grace_period", TIMEOUT)
-        .unwrap_or(DEFAULT_GRACE_PERIOD);
+    let timeout = table.duration("timeout", TIMEOUT).unwrap_or(DEFAULT_HEALTH_TIMEOUT);
+    let grace_period = table.duration("grace_period", TIMEOUT).unwrap_or(DEFAULT_GRACE_PERIOD);
     table.finish();
-    Health {
-        path,
-        timeout,
-        grace_period,
-    }
+    Health { path, timeout, grace_period }
 }
 
 fn limits(root: &mut Table<'_>) -> Limits {
     let mut table = root.table("limits");
-    let memory = table
-        .bytes("memory", MIN_MEMORY..=MAX_MEMORY)
-        .unwrap_or(DEFAULT_MEMORY);
+    let memory = table.bytes("memory", MIN_MEMORY..=MAX_MEMORY).unwrap_or(DEFAULT_MEMORY);
     let cpu_millis = cpu_millis(&mut table).unwrap_or(DEFAULT_CPU_MILLIS);
     let pids = table.integer("pids", PIDS).unwrap_or(DEFAULT_PIDS);
     table.finish();
-    Limits {
-        memory,
-        cpu_millis,
-        pids,
-    }
+    Limits { memory, cpu_millis, pids }
 }
 
 /// A number of cores, whole or not, in thousandths.
@@ -282,74 +232,49 @@ fn cpu_millis(table: &mut Table<'_>) -> Option<u32> {
     };
     if !CPU_CORES.contains(&cores) {
         let (low, high) = (CPU_CORES.start(), CPU_CORES.end());
-        table.error(
-            Some(value.span()),
-            format!("not between {low} and {high} cores"),
-        );
+        table.error(Some(value.span()), format!("not between {low} and {high} cores"));
         return None;
     }
     Some((cores * 1_000.0).round() as u32)
 }
 
 fn scale(table: &mut Table<'_>) -> Scale {
-    let min = table
-        .integer("min", 0..=MAX_SCALE)
-        .unwrap_or(DEFAULT_SCALE_MIN);
+    let min = table.integer("min", 0..=MAX_SCALE).unwrap_or(DEFAULT_SCALE_MIN);
     let max = table.integer("max", 1..=MAX_SCALE);
     if min > max.unwrap_or(DEFAULT_SCALE_MAX) && (max.is_some() || !table.has("max")) {
         let max = max.unwrap_or(DEFAULT_SCALE_MAX);
         let message = format!("min is {min}, more than max, which is {max}");
-        table.error_hint(
-            table.span_of("min"),
-            message,
-            format!("write max = {min} or more"),
-        );
+        table.error_hint(table.span_of("min"), message, format!("write max = {min} or more"));
     }
-    Scale {
-        min,
-        max: max.unwrap_or(DEFAULT_SCALE_MAX),
-    }
+    Scale { min, max: max.unwrap_or(DEFAULT_SCALE_MAX) }
 }
 
 fn concurrency(root: &mut Table<'_>) -> Concurrency {
     let mut table = root.table("concurrency");
-    let hard = table
-        .integer("hard", 1..=MAX_CONCURRENCY)
-        .unwrap_or(DEFAULT_CONCURRENCY);
+    let hard = table.integer("hard", 1..=MAX_CONCURRENCY).unwrap_or(DEFAULT_CONCURRENCY);
     table.finish();
     Concurrency { hard }
 }
 
 fn wake(root: &mut Table<'_>) -> Wake {
     let mut table = root.table("wake");
-    let timeout = table
-        .duration("timeout", TIMEOUT)
-        .unwrap_or(DEFAULT_WAKE_TIMEOUT);
-    let max_pending = table
-        .integer("max_pending", 1..=MAX_PENDING)
-        .unwrap_or(DEFAULT_MAX_PENDING);
+    let timeout = table.duration("timeout", TIMEOUT).unwrap_or(DEFAULT_WAKE_TIMEOUT);
+    let max_pending = table.integer("max_pending", 1..=MAX_PENDING).unwrap_or(DEFAULT_MAX_PENDING);
     table.finish();
-    Wake {
-        timeout,
-        max_pending,
-    }
+    Wake { timeout, max_pending }
 }
 
 fn sleep(root: &mut Table<'_>, scale: &Scale, scale_table: &Table<'_>) -> Sleep {
     let mut table = root.table("sleep");
-    let never = table
-        .value("park_after")
-        .is_some_and(|value| value.get_ref().as_str() == Some("never"));
+    let never =
+        table.value("park_after").is_some_and(|value| value.get_ref().as_str() == Some("never"));
     let given = if never {
         None
     } else {
         table.duration("park_after", Duration::from_millis(1)..=MAX_PARK_AFTER)
     };
     if given.is_some() && scale.min >= 1 && scale.min == scale.max {
-        let message = format!(
-            "it can never park: scale.min keeps all {} running",
-            scale.min
-        );
+        let message = format!("it can never park: scale.min keeps all {} running", scale.min);
         let hint = "lower scale.min, or leave park_after out";
         table.error_hint(table.span_of("park_after"), message, hint);
     }
@@ -371,11 +296,7 @@ fn sleep(root: &mut Table<'_>, scale: &Scale, scale_table: &Table<'_>) -> Sleep 
     }
     table.finish();
     Sleep {
-        park_after: if never {
-            None
-        } else {
-            Some(given.unwrap_or(DEFAULT_PARK_AFTER))
-        },
+        park_after: if never { None } else { Some(given.unwrap_or(DEFAULT_PARK_AFTER)) },
         state,
         on_lost_state: on_lost_state.unwrap_or(DEFAULT_ON_LOST_STATE),
     }
@@ -386,20 +307,14 @@ fn snapshot(root: &mut Table<'_>) -> Snapshot {
     let mut warm_up = Vec::new();
     for text in table.texts("warm_up").unwrap_or_default() {
         if warm_up.len() == MAX_WARM_UP {
-            table.error(
-                Some(text.span),
-                format!("more than {MAX_WARM_UP} warm-up requests"),
-            );
+            table.error(Some(text.span), format!("more than {MAX_WARM_UP} warm-up requests"));
             break;
         }
         warm_up.extend(checked_path(&table, text));
     }
     let after_restore = request_path(&mut table, "after_restore");
     table.finish();
-    Snapshot {
-        warm_up,
-        after_restore,
-    }
+    Snapshot { warm_up, after_restore }
 }
 
 fn request_path(table: &mut Table<'_>, key: &'static str) -> Option<String> {
@@ -411,11 +326,7 @@ fn request_path(table: &mut Table<'_>, key: &'static str) -> Option<String> {
 fn checked_path(table: &Table<'_>, Text { text, span }: Text<'_>) -> Option<String> {
     if !text.starts_with('/') {
         let hint = format!("write {:?}", format!("/{text}"));
-        table.error_hint(
-            Some(span),
-            format!("the path {text:?} does not begin with '/'"),
-            hint,
-        );
+        table.error_hint(Some(span), format!("the path {text:?} does not begin with '/'"), hint);
         return None;
     }
     if let Some(bad) = text.chars().find(|c| !c.is_ascii_graphic()) {

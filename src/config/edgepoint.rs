@@ -144,14 +144,7 @@ pub(super) fn parse_parts(
         let limits = limits(root);
         let meter = meter(root);
         let tariff = tariff::read(root);
-        Some(Config {
-            listen,
-            directories,
-            agent,
-            limits,
-            meter,
-            tariff,
-        })
+        Some(Config { listen, directories, agent, limits, meter, tariff })
     });
     (policies, config)
 }
@@ -159,25 +152,17 @@ pub(super) fn parse_parts(
 fn listen(root: &mut Table<'_>) -> Listen {
     let mut table = root.table("listen");
     table.require("http", "[listen] http = [\"127.0.0.1:8080\"]");
-    let array = table
-        .value("http")
-        .and_then(|value| value.get_ref().as_array());
+    let array = table.value("http").and_then(|value| value.get_ref().as_array());
     if array.is_some_and(|array| array.is_empty()) {
         let span = table.span_of("http");
-        table.error_hint(
-            span,
-            "no address to listen on",
-            "http = [\"127.0.0.1:8080\"]",
-        );
+        table.error_hint(span, "no address to listen on", "http = [\"127.0.0.1:8080\"]");
     }
     let mut taken = BTreeSet::new();
     let mut http = Vec::new();
     for text in table.texts("http").unwrap_or_default() {
         http.extend(address(&table, text, &mut taken));
     }
-    let metrics = table
-        .text("metrics")
-        .and_then(|text| address(&table, text, &mut taken));
+    let metrics = table.text("metrics").and_then(|text| address(&table, text, &mut taken));
     table.finish();
     Listen { http, metrics }
 }
@@ -213,18 +198,10 @@ fn directories(root: &mut Table<'_>, base: &Path) -> Directories {
     }
     if plain == resolved(&run) {
         let message = "state and run must not be the same directory";
-        table.error_hint(
-            table.span_of("run"),
-            message,
-            format!("such as {DEFAULT_RUN:?}"),
-        );
+        table.error_hint(table.span_of("run"), message, format!("such as {DEFAULT_RUN:?}"));
     }
     table.finish();
-    Directories {
-        state,
-        run,
-        policies,
-    }
+    Directories { state, run, policies }
 }
 
 fn path(table: &mut Table<'_>, key: &'static str, default: &str, base: &Path) -> PathBuf {
@@ -257,16 +234,10 @@ fn resolved(path: &Path) -> PathBuf {
 fn agent(root: &mut Table<'_>, base: &Path) -> Agent {
     let mut table = root.table("agent");
     let criu = path(&mut table, "criu", DEFAULT_CRIU, base);
-    let first_uid = table
-        .integer("first_uid", FIRST_UID)
-        .unwrap_or(DEFAULT_FIRST_UID);
+    let first_uid = table.integer("first_uid", FIRST_UID).unwrap_or(DEFAULT_FIRST_UID);
     let proxy_user = table.text("proxy_user").map_or(DEFAULT_PROXY_USER, |user| {
         if user.text.trim().is_empty() {
-            table.error_hint(
-                Some(user.span),
-                "the user has no name",
-                "such as \"nobody\"",
-            );
+            table.error_hint(Some(user.span), "the user has no name", "such as \"nobody\"");
         }
         user.text
     });

@@ -51,29 +51,19 @@ pub fn load(path: &Path) -> Result<Loaded, Report> {
         None => (base.join(edgepoint::DEFAULT_POLICIES), None),
     };
     let sources = read_policies(&policies, text.is_some(), &mut report);
-    let sources = sources
-        .iter()
-        .map(|(name, text)| (name.as_str(), text.as_str()));
+    let sources = sources.iter().map(|(name, text)| (name.as_str(), text.as_str()));
     let policy = policy::compile(sources, &mut report);
     let has_no_routes = |policy: &Policy| policy.routes().next().is_none();
     if !report.has_errors() && policy.as_ref().is_some_and(has_no_routes) {
         let file = report.add_file(policies.display().to_string(), "");
         let message = "no routes: every request is answered 404".to_owned();
         let hint = Some("write a file such as shop.toml with a [[route]] in it".to_owned());
-        report.push(Problem {
-            file,
-            span: None,
-            severity: Severity::Warning,
-            message,
-            hint,
-        });
+        report.push(Problem { file, span: None, severity: Severity::Warning, message, hint });
     }
     match (config, policy) {
-        (Some(config), Some(policy)) if !report.has_errors() => Ok(Loaded {
-            config,
-            policy,
-            warnings: report,
-        }),
+        (Some(config), Some(policy)) if !report.has_errors() => {
+            Ok(Loaded { config, policy, warnings: report })
+        }
         _ => Err(report),
     }
 }
@@ -84,17 +74,13 @@ pub fn load_app(dir: &Path) -> Result<App, Report> {
     let path = dir.join("app.toml");
     let hint = "an app is a directory with an app.toml and its root file system";
     let text = read_text(&path, hint, &mut report);
-    text.and_then(|text| parse_app(&path.display().to_string(), &text, &mut report))
-        .ok_or(report)
+    text.and_then(|text| parse_app(&path.display().to_string(), &text, &mut report)).ok_or(report)
 }
 
 /// All `*.toml` of the directory, by name. One that cannot be read is reported and left out.
 fn read_policies(dir: &Path, wanted: bool, report: &mut Report) -> Vec<(String, String)> {
-    let listed = fs::read_dir(dir).and_then(|entries| {
-        entries
-            .map(|entry| Ok(entry?.path()))
-            .collect::<io::Result<Vec<_>>>()
-    });
+    let listed = fs::read_dir(dir)
+        .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>());
     let mut paths = match listed {
         Ok(paths) => paths,
         Err(error) => {
@@ -108,8 +94,7 @@ fn read_policies(dir: &Path, wanted: bool, report: &mut Report) -> Vec<(String, 
     };
     // A leading dot is an editor's unfinished copy.
     let hidden = |path: &Path| {
-        path.file_name()
-            .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
+        path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
     };
     paths.retain(|path| path.extension().is_some_and(|ext| ext == "toml") && !hidden(path));
     paths.sort();
@@ -137,11 +122,7 @@ fn read_text(path: &Path, missing: &str, report: &mut Report) -> Option<String> 
         return None;
     }
     if bytes.len() as u64 > MAX_FILE {
-        report.file_error(
-            name,
-            format!("the file is longer than {MAX_FILE} bytes"),
-            None,
-        );
+        report.file_error(name, format!("the file is longer than {MAX_FILE} bytes"), None);
         return None;
     }
     String::from_utf8(bytes)

@@ -92,10 +92,9 @@ impl Context<'_> {
             Some("") if error.message().starts_with("string values must be quoted") => {
                 ("the value is missing".to_owned(), None)
             }
-            Some(word) if error.message().starts_with("string values must be quoted") => (
-                "a text must be quoted".to_owned(),
-                Some(format!("write {word:?}")),
-            ),
+            Some(word) if error.message().starts_with("string values must be quoted") => {
+                ("a text must be quoted".to_owned(), Some(format!("write {word:?}")))
+            }
             _ => (error.message().to_owned(), None),
         };
         self.push(Some(span), message, hint);
@@ -108,10 +107,7 @@ impl Context<'_> {
     }
 
     fn is_broken(&self, at: usize) -> bool {
-        self.broken_lines
-            .range(..=at)
-            .next_back()
-            .is_some_and(|(_, end)| at <= *end)
+        self.broken_lines.range(..=at).next_back().is_some_and(|(_, end)| at <= *end)
     }
 }
 
@@ -181,10 +177,7 @@ impl<'t> Table<'t> {
     }
 
     fn problem(&self, span: Option<Span>, message: String, hint: Option<String>) {
-        if !span
-            .as_ref()
-            .is_some_and(|span| self.context.is_broken(span.start))
-        {
+        if !span.as_ref().is_some_and(|span| self.context.is_broken(span.start)) {
             self.context.push(span, message, hint);
         }
     }
@@ -270,9 +263,9 @@ impl<'t> Table<'t> {
         }
         let Text { text, span } = self.text_of(value)?;
         match parse_duration(text) {
-            Ok(duration) => self.ranged(span, duration, &range, |duration| {
-                format_duration(*duration)
-            }),
+            Ok(duration) => {
+                self.ranged(span, duration, &range, |duration| format_duration(*duration))
+            }
             Err(error) => {
                 let hint = "such as \"250ms\", \"30s\", \"5m\" or \"2h\"";
                 self.error_hint(Some(span), format!("bad duration {text:?}: {error}"), hint);
@@ -307,10 +300,7 @@ impl<'t> Table<'t> {
     {
         let value = self.value(key)?;
         let Some(integer) = value.get_ref().as_integer() else {
-            let unquoted = value
-                .get_ref()
-                .as_str()
-                .filter(|text| text.parse::<i64>().is_ok());
+            let unquoted = value.get_ref().as_str().filter(|text| text.parse::<i64>().is_ok());
             let hint = unquoted.map(|text| format!("write it without quotes: {text}"));
             self.mismatch(value, "an integer", hint);
             return None;
@@ -340,10 +330,7 @@ impl<'t> Table<'t> {
             return Some(value);
         }
         let (value, low, high) = (show(&value), show(range.start()), show(range.end()));
-        self.error(
-            Some(span),
-            format!("{value} is not between {low} and {high}"),
-        );
+        self.error(Some(span), format!("{value} is not between {low} and {high}"));
         None
     }
 
@@ -351,10 +338,7 @@ impl<'t> Table<'t> {
     pub fn boolean(&mut self, key: &'static str) -> Option<bool> {
         let value = self.value(key)?;
         if value.get_ref().as_bool().is_none() {
-            let word = value
-                .get_ref()
-                .as_str()
-                .filter(|text| matches!(*text, "true" | "false"));
+            let word = value.get_ref().as_str().filter(|text| matches!(*text, "true" | "false"));
             let hint = word.map(|word| format!("write it without quotes: {word}"));
             self.mismatch(value, "true or false", hint);
         }
@@ -364,10 +348,7 @@ impl<'t> Table<'t> {
     /// One of several words, each with what it stands for.
     pub fn choice<T: Copy>(&mut self, key: &'static str, words: &[(&str, T)]) -> Option<T> {
         let Text { text, span } = self.text(key)?;
-        let found = words
-            .iter()
-            .find(|(word, _)| *word == text)
-            .map(|(_, value)| *value);
+        let found = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
         if found.is_none() {
             let names: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
             let hint = suggest(text, &names, "one of: ");
@@ -393,10 +374,7 @@ impl<'t> Table<'t> {
     pub fn pairs(&mut self) -> Vec<(Text<'t>, Text<'t>)> {
         let entries = self.entries.take().into_iter().flatten();
         let pair = |(key, value): (&'t Spanned<_>, &'t Value<'t>)| {
-            let key = Text {
-                text: AsRef::<str>::as_ref(key.get_ref()),
-                span: key.span(),
-            };
+            let key = Text { text: AsRef::<str>::as_ref(key.get_ref()), span: key.span() };
             Some((key, self.text_of(value)?))
         };
         entries.filter_map(pair).collect()
@@ -413,21 +391,11 @@ impl<'t> Table<'t> {
             value.get_ref().as_table()
         });
         let span = value.map(Spanned::span);
-        Table {
-            context: self.context,
-            entries,
-            name,
-            span,
-            known: Vec::new(),
-        }
+        Table { context: self.context, entries, name, span, known: Vec::new() }
     }
 
     fn name_of(&self, key: &str) -> String {
-        if self.name.is_empty() {
-            key.to_owned()
-        } else {
-            format!("{}.{key}", self.name)
-        }
+        if self.name.is_empty() { key.to_owned() } else { format!("{}.{key}", self.name) }
     }
 
     /// An array of tables, as `[[key]]` makes it.
@@ -448,13 +416,7 @@ impl<'t> Table<'t> {
             let entries = Some(item.get_ref().as_table()?);
             let span = Some(item.span());
             let (context, name) = (self.context, name.clone());
-            Some(Table {
-                context,
-                entries,
-                name,
-                span,
-                known: Vec::new(),
-            })
+            Some(Table { context, entries, name, span, known: Vec::new() })
         };
         array.iter().filter_map(table).collect()
     }

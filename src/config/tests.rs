@@ -30,9 +30,7 @@ impl Dir {
             Ok(loaded) => loaded.warnings,
             Err(report) => report,
         };
-        report
-            .to_string()
-            .replace(&format!("{}/", self.0.path().display()), "")
+        report.to_string().replace(&format!("{}/", self.0.path().display()), "")
     }
 }
 
@@ -41,10 +39,7 @@ fn a_configuration_is_its_file_and_all_policies_in_name_order() {
     let dir = Dir::with(&[
         ("edgepoint.toml", EDGE.as_bytes()),
         ("policies/20-b.toml", ROUTE.as_bytes()),
-        (
-            "policies/10-a.toml",
-            b"[[route]]\nname = \"first\"\npath = \"/x\"\napp = \"x\"\n",
-        ),
+        ("policies/10-a.toml", b"[[route]]\nname = \"first\"\npath = \"/x\"\napp = \"x\"\n"),
         ("policies/.20-b.toml", b"half written ["),
         ("policies/README.md", b"not a policy"),
     ]);
@@ -97,18 +92,9 @@ fn a_missing_file_is_a_problem_with_a_hint() {
     assert!(load(&dir.path("edgepoint.toml")).is_err());
     // The policies are looked at even so.
     let dir = Dir::with(&[("policies/a.toml", b"x = 1")]);
-    assert!(
-        dir.problems().contains("a.toml:1:1: unknown key \"x\""),
-        "{}",
-        dir.problems()
-    );
+    assert!(dir.problems().contains("a.toml:1:1: unknown key \"x\""), "{}", dir.problems());
     let report = load_app(dir.0.path()).unwrap_err();
-    assert!(
-        report
-            .to_string()
-            .contains("an app is a directory with an app.toml"),
-        "{report}"
-    );
+    assert!(report.to_string().contains("an app is a directory with an app.toml"), "{report}");
 }
 
 #[test]
@@ -128,25 +114,14 @@ fn warnings_do_not_fail_the_load() {
 "#
     );
     let dir = Dir::with(&[("edgepoint.toml", EDGE.as_bytes()), ("policies/x", b"")]);
-    assert!(
-        dir.problems()
-            .starts_with("policies:1:1: warning: no routes"),
-        "{}",
-        dir.problems()
-    );
+    assert!(dir.problems().starts_with("policies:1:1: warning: no routes"), "{}", dir.problems());
 }
 
 #[test]
 fn a_file_without_end_is_not_read_to_its_end() {
     let long = vec![b'#'; usize::try_from(MAX_FILE).unwrap() + 1];
-    let dir = Dir::with(&[
-        ("edgepoint.toml", &long),
-        ("policies/a.toml", ROUTE.as_bytes()),
-    ]);
-    assert_eq!(
-        dir.problems(),
-        "edgepoint.toml:1:1: the file is longer than 1048576 bytes\n"
-    );
+    let dir = Dir::with(&[("edgepoint.toml", &long), ("policies/a.toml", ROUTE.as_bytes())]);
+    assert_eq!(dir.problems(), "edgepoint.toml:1:1: the file is longer than 1048576 bytes\n");
 }
 
 #[test]

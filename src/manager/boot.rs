@@ -116,16 +116,7 @@ async fn reach(config: &Config) -> Result<(AgentUp, mpsc::Receiver<client::Ended
     let mut deployed = Vec::new();
     for (name, saved_app) in saved.apps {
         let release = saved_app.release;
-        match client
-            .ask(
-                Verb::Describe {
-                    release: release.clone(),
-                },
-                &[],
-                PATIENCE,
-            )
-            .await
-        {
+        match client.ask(Verb::Describe { release: release.clone() }, &[], PATIENCE).await {
             Ok((Answer::Described { app }, _)) => {
                 let gap = if saved.clean { 0 } else { GENERATION_GAP };
                 let of_images = appshots.iter().filter(|image| image.release == release);
@@ -139,13 +130,5 @@ async fn reach(config: &Config) -> Result<(AgentUp, mpsc::Receiver<client::Ended
             Ok(_) => return Err(client::Error::Odd),
         }
     }
-    Ok((
-        AgentUp {
-            client,
-            deployed,
-            instances,
-            appshots,
-        },
-        events,
-    ))
+    Ok((AgentUp { client, deployed, instances, appshots }, events))
 }

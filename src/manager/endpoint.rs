@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use crate::os::seqpacket;
 use tokio::{
     net::{TcpSocket, TcpStream},
     sync::Notify,
@@ -50,26 +51,13 @@ struct Sockets {
 impl Endpoint {
     /// The way to `port` with a first batch of sockets. `low` is notified when more are needed.
     pub fn new(port: u16, fresh: Vec<OwnedFd>, low: Arc<Notify>) -> Self {
-        let sockets = Mutex::new(Sockets {
-            fresh,
-            ..Sockets::default()
-        });
+        let sockets = Mutex::new(Sockets { fresh, ..Sockets::default() });
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        Self {
-            shared: Arc::new(Shared {
-                address,
-                sockets,
-                low,
-                changed: Notify::new(),
-            }),
-        }
+        Self { shared: Arc::new(Shared { address, sockets, low, changed: Notify::new() }) }
     }
 
     fn sockets(&self) -> MutexGuard<'_, Sockets> {
-        self.shared
-            .sockets
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.shared.sockets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Where it listens, inside its namespace.
@@ -111,13 +99,7 @@ impl Endpoint {
         }
         sockets.connected.insert(fd);
         drop(sockets);
-        Ok((
-            stream,
-            Registration {
-                endpoint: self.clone(),
-                fd,
-            },
-        ))
+        Ok((stream, Registration { endpoint: self.clone(), fd }))
     }
 
     async fn socket(&self) -> io::Result<OwnedFd> {
@@ -143,13 +125,12 @@ impl Endpoint {
     /// Closes every socket. Connections that lie in a pool are shut down, and whoever holds them
     /// sees their end.
     pub fn close(&self) {
-        use nix::sys::socket::{Shutdown, shutdown};
         let mut sockets = self.sockets();
         sockets.closed = true;
         sockets.fresh.clear();
         for fd in &sockets.connected {
             // Registered descriptors are open: `Registration` is dropped before its stream is.
-            let _ = shutdown(*fd, Shutdown::Both);
+            seqpacket::shut_down(*fd);
         }
         drop(sockets);
         self.shared.changed.notify_waiters();

@@ -1,7 +1,7 @@
 //! What the manager holds about one app, and the questions that have an answer in it alone. Pure.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -70,13 +70,7 @@ impl Sleeping {
     /// Nothing done yet.
     pub fn new(token: Token, since: Instant) -> Self {
         let (tokens, remaining) = (vec![token], HashSet::new());
-        Self {
-            tokens,
-            remaining,
-            parked: 0,
-            stopped: 0,
-            since,
-        }
+        Self { tokens, remaining, parked: 0, stopped: 0, since }
     }
 }
 
@@ -93,8 +87,10 @@ pub struct Entry {
     pub deploying: Option<Deploying>,
     /// A removal in progress.
     pub removing: Option<Token>,
+    /// The edgepoint ends.
+    pub ending: bool,
     /// Releases that go when their last instance does.
-    pub old: HashSet<ReleaseId>,
+    pub old: BTreeSet<ReleaseId>,
     /// All instances, of whatever release.
     pub instances: BTreeMap<InstanceId, Instance>,
     /// The golden appshot.
@@ -138,10 +134,7 @@ pub struct Entry {
 impl Entry {
     /// An app that serves.
     pub fn new(release: ReleaseId, app: Arc<App>) -> Self {
-        Self {
-            deployed: true,
-            ..Self::undeployed(release, app)
-        }
+        Self { deployed: true, ..Self::undeployed(release, app) }
     }
 
     /// An app whose first deployment begins.
@@ -153,7 +146,8 @@ impl Entry {
             deployed: false,
             deploying: None,
             removing: None,
-            old: HashSet::new(),
+            ending: false,
+            old: BTreeSet::new(),
             instances: BTreeMap::new(),
             golden: Golden::Failed("none has been taken yet".into()),
             golden_failures: 0,
@@ -178,18 +172,18 @@ impl Entry {
 
     /// Instances of the live release that serve.
     pub fn running(&self) -> u32 {
-        let running = self
-            .instances
-            .values()
-            .filter(|i| i.is_running() && i.release == self.release);
+        let running =
+            self.instances.values().filter(|i| i.is_running() && i.release == self.release);
         u32::try_from(running.count()).unwrap_or(u32::MAX)
     }
 
+    /// Whether an instance serves no more: of an earlier release, or the app is being removed.
+    pub fn is_past(&self, instance: &Instance) -> bool {
+        instance.release != self.release || self.removing.is_some()
+    }
+
     fn coming(&self) -> u32 {
-        let coming = self
-            .instances
-            .values()
-            .filter(|i| i.is_coming() && i.release == self.release);
+        let coming = self.instances.values().filter(|i| i.is_coming() && i.release == self.release);
         u32::try_from(coming.count()).unwrap_or(u32::MAX)
     }
 
@@ -212,18 +206,13 @@ impl Entry {
     /// Whether one more instance is to be made, and from which image (`None`: cold). Takes a parked
     /// image out of the entry.
     pub fn next_instance(&mut self, crowded: bool) -> Option<Option<(Kind, ImageStatus)>> {
-        if !self.deployed || self.removing.is_some() || self.sleeping.is_some() {
+        let asleep = self.removing.is_some() || self.sleeping.is_some() || self.ending;
+        if !self.deployed || asleep {
             return None;
         }
         let (running, coming) = (self.running(), self.coming());
         let mut wanted = self.app.scale.min;
-        wanted = wanted.max(
-            self.waking
-                .iter()
-                .map(|waking| waking.count)
-                .max()
-                .unwrap_or(0),
-        );
+        wanted = wanted.max(self.waking.iter().map(|waking| waking.count).max().unwrap_or(0));
         if !self.waiting.is_empty() {
             wanted = wanted.max(1);
             if crowded && coming == 0 {
@@ -235,10 +224,7 @@ impl Entry {
         if running + coming >= wanted.min(max) {
             return None;
         }
-        let mut others = self
-            .instances
-            .values()
-            .filter(|i| i.release == self.release);
+        let mut others = self.instances.values().filter(|i| i.release == self.release);
         // What leaves is the same state, or the same image: one after the other.
         if (single || !self.app.clonable) && others.clone().any(Instance::is_leaving) {
             return None;
@@ -270,7 +256,6 @@ impl Entry {
     /// An instance is ready.
     pub fn came_up(&mut self, restored: bool, took: Duration) {
         self.wakes += 1;
-        self.failures = 0;
         self.backoff_until = None;
         self.last_failure = None;
         if restored {
@@ -312,13 +297,8 @@ impl Entry {
     /// The app's state as a whole.
     pub fn phase(&self) -> Phase {
         let has = |phase| self.instances.values().any(|i| i.state.phase() == phase);
-        let order = [
-            Phase::Running,
-            Phase::Restoring,
-            Phase::Starting,
-            Phase::Parking,
-            Phase::Draining,
-        ];
+        let order =
+            [Phase::Running, Phase::Restoring, Phase::Starting, Phase::Parking, Phase::Draining];
         if let Some(phase) = order.into_iter().find(|phase| has(*phase)) {
             return phase;
         }
@@ -332,17 +312,11 @@ impl Entry {
 
     /// When the next deadline of the app passes.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let of_instances = self
-            .instances
-            .values()
-            .filter_map(|instance| match instance.state {
-                State::Running { idle_check } => idle_check,
-                State::Draining { deadline, .. } => Some(deadline),
-                _ => None,
-            });
-        of_instances
-            .chain(self.waiting.next_deadline())
-            .chain(self.backoff_until)
-            .min()
+        let of_instances = self.instances.values().filter_map(|instance| match instance.state {
+            State::Running { idle_check } => idle_check,
+            State::Draining { deadline, .. } => Some(deadline),
+            _ => None,
+        });
+        of_instances.chain(self.waiting.next_deadline()).chain(self.backoff_until).min()
     }
 }

@@ -70,26 +70,13 @@ pub trait Errands: Send + Sync {
 #[derive(Debug)]
 pub(super) enum Message {
     /// A request wants a lease.
-    Acquire {
-        app: AppName,
-        entered: Instant,
-        reply: oneshot::Sender<Result<Lease, Error>>,
-    },
+    Acquire { app: AppName, entered: Instant, reply: oneshot::Sender<Result<Lease, Error>> },
     /// A person wants something.
-    Command {
-        command: Command,
-        reply: oneshot::Sender<Result<Answer, Error>>,
-    },
+    Command { command: Command, reply: oneshot::Sender<Result<Answer, Error>> },
     /// How is everything?
-    Status {
-        reply: oneshot::Sender<Vec<AppStatus>>,
-    },
+    Status { reply: oneshot::Sender<Vec<AppStatus>> },
     /// The ends of an app's logs.
-    Logs {
-        app: AppName,
-        max_bytes: u64,
-        reply: oneshot::Sender<Result<Vec<LogPart>, Error>>,
-    },
+    Logs { app: AppName, max_bytes: u64, reply: oneshot::Sender<Result<Vec<LogPart>, Error>> },
     /// Put everything to sleep and end.
     Shutdown { reply: oneshot::Sender<()> },
 }
@@ -135,7 +122,10 @@ impl Handle {
         {
             let directions = self.directions.load();
             let Some(app) = directions.apps.get(app) else {
-                return Err(Error::UnknownApp(app.clone()));
+                return Err(match directions.complete {
+                    true => Error::UnknownApp(app.clone()),
+                    false => Error::Unavailable("it is starting".into()),
+                });
             };
             if !app.is_crowded() {
                 if let Some(lease) = app.lease(Wake::None) {
@@ -144,21 +134,14 @@ impl Handle {
             }
         }
         let (reply, lease) = oneshot::channel();
-        let message = Message::Acquire {
-            app: app.clone(),
-            entered: clock::now(),
-            reply,
-        };
+        let message = Message::Acquire { app: app.clone(), entered: clock::now(), reply };
         self.inbox.send(message).await.map_err(|_| ending())?;
         lease.await.map_err(|_| ending())?
     }
 
     async fn command(&self, command: Command) -> Result<Answer, Error> {
         let (reply, answer) = oneshot::channel();
-        self.inbox
-            .send(Message::Command { command, reply })
-            .await
-            .map_err(|_| ending())?;
+        self.inbox.send(Message::Command { command, reply }).await.map_err(|_| ending())?;
         match tokio::time::timeout(COMMAND_PATIENCE, answer).await {
             Ok(answer) => answer.map_err(|_| ending())?,
             Err(_) => Err(Error::Unavailable("it took too long".into())),
@@ -197,21 +180,14 @@ impl Handle {
     /// All apps.
     pub async fn status(&self) -> Result<Vec<AppStatus>, Error> {
         let (reply, status) = oneshot::channel();
-        self.inbox
-            .send(Message::Status { reply })
-            .await
-            .map_err(|_| ending())?;
+        self.inbox.send(Message::Status { reply }).await.map_err(|_| ending())?;
         status.await.map_err(|_| ending())
     }
 
     /// The last `max_bytes` of each of an app's log files.
     pub async fn logs(&self, app: AppName, max_bytes: u64) -> Result<Vec<LogPart>, Error> {
         let (reply, logs) = oneshot::channel();
-        let message = Message::Logs {
-            app,
-            max_bytes,
-            reply,
-        };
+        let message = Message::Logs { app, max_bytes, reply };
         self.inbox.send(message).await.map_err(|_| ending())?;
         logs.await.map_err(|_| ending())?
     }

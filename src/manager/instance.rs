@@ -114,18 +114,8 @@ impl State {
             | (Self::Starting, Self::Parking { kind: Kind::Golden })
             | (Self::Running { .. }, Self::Draining { .. } | Self::Running { .. })
             | (Self::Draining { .. }, Self::Running { .. } | Self::Draining { .. })
-            | (
-                Self::Draining {
-                    then: Then::Park, ..
-                },
-                Self::Parking { kind: Kind::Parked },
-            )
-            | (
-                Self::Draining {
-                    then: Then::Stop, ..
-                },
-                Self::Stopping,
-            )
+            | (Self::Draining { then: Then::Park, .. }, Self::Parking { kind: Kind::Parked })
+            | (Self::Draining { then: Then::Stop, .. }, Self::Stopping)
             | (Self::Parking { .. }, Self::Running { .. }) => true,
             _ => false,
         }
@@ -136,8 +126,10 @@ impl Instance {
     /// Goes to another state.
     pub fn go(&mut self, next: State, now: Instant) {
         debug_assert!(self.state.may_become(&next), "{:?} -> {next:?}", self.state);
+        if std::mem::discriminant(&self.state) != std::mem::discriminant(&next) {
+            self.since = now;
+        }
         self.state = next;
-        self.since = now;
     }
 
     /// Whether it serves.
@@ -152,10 +144,8 @@ impl Instance {
 
     /// Whether it is on its way out.
     pub fn is_leaving(&self) -> bool {
-        matches!(
-            self.state,
-            State::Draining { .. } | State::Parking { .. } | State::Stopping
-        ) && !self.for_golden
+        matches!(self.state, State::Draining { .. } | State::Parking { .. } | State::Stopping)
+            && !self.for_golden
     }
 }
 
@@ -166,11 +156,7 @@ mod tests {
     #[test]
     fn only_the_arrows_of_the_picture_exist() {
         let now = crate::clock::now();
-        let drain = |then| State::Draining {
-            then,
-            ordered: false,
-            deadline: now,
-        };
+        let drain = |then| State::Draining { then, ordered: false, deadline: now };
         let states = [
             State::Starting,
             State::Restoring,

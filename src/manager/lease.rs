@@ -44,9 +44,7 @@ impl Slots {
 
     fn try_take(&self) -> bool {
         let take = |word: u32| (word & CLOSED == 0 && word < self.hard).then_some(word + 1);
-        self.word
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, take)
-            .is_ok()
+        self.word.fetch_update(Ordering::AcqRel, Ordering::Acquire, take).is_ok()
     }
 
     /// Lets no lease begin any more; returns how many there are.
@@ -85,11 +83,7 @@ pub struct Bell {
 impl Bell {
     /// A bell that wakes `notify`.
     pub fn new(notify: Arc<Notify>) -> Self {
-        Self {
-            wanted: AtomicBool::new(false),
-            notify,
-            rung: AtomicBool::new(false),
-        }
+        Self { wanted: AtomicBool::new(false), notify, rung: AtomicBool::new(false) }
     }
 
     /// Whether it was rung since the last call.
@@ -129,10 +123,7 @@ pub struct Running {
 impl Running {
     /// A lease, if it is open and has a free slot.
     pub fn lease(self: &Arc<Self>, wake: Wake) -> Option<Lease> {
-        self.slots.try_take().then(|| Lease {
-            instance: self.clone(),
-            wake,
-        })
+        self.slots.try_take().then(|| Lease { instance: self.clone(), wake })
     }
 }
 
@@ -176,6 +167,8 @@ impl Drop for Lease {
 pub struct Directions {
     /// By name.
     pub apps: std::collections::HashMap<crate::model::AppName, AppDirections>,
+    /// The agent was reached once: an app that is not here does not exist.
+    pub complete: bool,
 }
 
 /// One app's part of the directions.
@@ -201,8 +194,6 @@ impl AppDirections {
         if running.len() > 1 {
             running.sort_by_key(|instance| instance.slots.in_flight());
         }
-        running
-            .into_iter()
-            .find_map(|instance| instance.lease(wake))
+        running.into_iter().find_map(|instance| instance.lease(wake))
     }
 }

@@ -53,28 +53,12 @@ pub(super) enum Outcome {
     AgentUp(Box<boot::AgentUp>),
     AgentEnded(Ended),
     AgentDown,
-    Began {
-        instance: InstanceId,
-        result: Result<Vec<OwnedFd>, Failed>,
-    },
-    Supplied {
-        instance: InstanceId,
-        sockets: Vec<OwnedFd>,
-    },
-    Sampled {
-        samples: Vec<(InstanceId, ResourceUse)>,
-    },
-    Final {
-        instance: InstanceId,
-        usage: ResourceUse,
-        event: Event,
-    },
+    Began { instance: InstanceId, result: Result<Vec<OwnedFd>, Failed> },
+    Supplied { instance: InstanceId, sockets: Vec<OwnedFd> },
+    Sampled { samples: Vec<(InstanceId, ResourceUse)> },
+    Final { instance: InstanceId, usage: ResourceUse, event: Event },
     Event(Event),
-    Described {
-        release: ReleaseId,
-        token: Token,
-        app: Result<Box<App>, Error>,
-    },
+    Described { release: ReleaseId, token: Token, app: Result<Box<App>, Error> },
 }
 
 struct Waiting {
@@ -185,9 +169,7 @@ impl Task {
             Outcome::AgentUp(up) => self.agent_up(*up),
             Outcome::AgentEnded(ended) => {
                 self.final_sample(ended.instance, &ended.usage);
-                self.feed(Event::Ended {
-                    instance: ended.instance,
-                });
+                self.feed(Event::Ended { instance: ended.instance });
             }
             Outcome::AgentDown => {
                 error!("the agent is away; instances run on");
@@ -196,10 +178,7 @@ impl Task {
             }
             Outcome::Began { instance, result } => {
                 let result = result.map(|sockets| {
-                    let port = self
-                        .core
-                        .instance(instance)
-                        .map(|(_, i)| i.app.internal_port);
+                    let port = self.core.instance(instance).map(|(_, i)| i.app.internal_port);
                     let endpoint = Endpoint::new(port.unwrap_or(0), sockets, self.low.clone());
                     self.endpoints.insert(instance, endpoint);
                 });
@@ -212,36 +191,20 @@ impl Task {
                 }
             }
             Outcome::Sampled { samples } => self.sampled(samples),
-            Outcome::Final {
-                instance,
-                usage,
-                event,
-            } => {
+            Outcome::Final { instance, usage, event } => {
                 self.final_sample(instance, &usage);
                 self.feed(event);
             }
             Outcome::Event(event) => self.feed(event),
-            Outcome::Described {
-                release,
-                token,
-                app,
-            } => match app {
-                Ok(app) => self.feed(Event::Deploy {
-                    app: Arc::new(*app),
-                    release,
-                    token,
-                }),
+            Outcome::Described { release, token, app } => match app {
+                Ok(app) => self.feed(Event::Deploy { app: Arc::new(*app), release, token }),
                 Err(error) => self.answer(token, Err(error)),
             },
         }
     }
 
     fn agent_up(&mut self, up: boot::AgentUp) {
-        info!(
-            instances = up.instances.len(),
-            appshots = up.appshots.len(),
-            "agent connected"
-        );
+        info!(instances = up.instances.len(), appshots = up.appshots.len(), "agent connected");
         self.agent = Some(up.client);
         if !self.booted {
             self.booted = true;
@@ -252,37 +215,29 @@ impl Task {
         for stored in &up.appshots {
             self.stored(stored);
         }
-        let instances = up
-            .instances
-            .into_iter()
-            .map(|live| (live.id, live.release))
-            .collect();
+        let instances = up.instances.into_iter().map(|live| (live.id, live.release)).collect();
         let appshots = up.appshots.into_iter().map(|stored| stored.id).collect();
-        self.feed(Event::Found {
-            instances,
-            appshots,
-        });
+        self.feed(Event::Found { instances, appshots });
         self.publish();
     }
 
     /// Tells the core of an image that lies in the store; one of no app is removed.
     fn stored(&mut self, stored: &StoredAppshot) {
-        let owner = self
-            .core
-            .entries()
-            .find(|(_, entry)| entry.release == stored.release);
-        let image = ImageStatus {
-            id: stored.id.clone(),
-            bytes: stored.bytes,
+        let deploying = |entry: &Entry| {
+            entry.deploying.as_ref().is_some_and(|deploying| deploying.release == stored.release)
         };
+        if self.core.entries().any(|(_, entry)| deploying(entry)) {
+            // Its deployment says what becomes of it.
+            return;
+        }
+        let owner = self.core.entries().find(|(_, entry)| entry.release == stored.release);
+        let image = ImageStatus { id: stored.id.clone(), bytes: stored.bytes };
         match owner.map(|(name, entry)| (name.clone(), entry.instances.is_empty())) {
             Some((app, unused)) if stored.kind == Kind::Golden || unused => {
                 self.core.restore_image(&app, stored.kind, image);
             }
             Some(_) => {}
-            None => self.perform(Effect::Discard {
-                appshot: stored.id.clone(),
-            }),
+            None => self.perform(Effect::Discard { appshot: stored.id.clone() }),
         }
     }
 
@@ -313,285 +268,6 @@ impl Task {
         }
     }
 
-    fn perform(&mut self, effect: Effect) {
-        match effect {
-            Effect::Start {
-                instance,
-                release,
-                generation,
-            } => {
-                let grace = self
-                    .core
-                    .instance(instance)
-                    .map(|(_, i)| i.app.health.grace_period);
-                let deadline = SHORT + grace.unwrap_or_default();
-                self.begin(
-                    instance,
-                    Verb::Start {
-                        instance,
-                        release,
-                        generation,
-                    },
-                    deadline,
-                );
-            }
-            Effect::Restore {
-                instance,
-                appshot,
-                generation,
-            } => {
-                let deadline = self.config.restore_timeout + SHORT;
-                self.begin(
-                    instance,
-                    Verb::Restore {
-                        instance,
-                        appshot,
-                        generation,
-                    },
-                    deadline,
-                );
-            }
-            Effect::Adopt { instance } => {
-                let verb = Verb::Sockets {
-                    instance,
-                    count: SOCKET_BATCH,
-                };
-                self.begin(instance, verb, SHORT);
-            }
-            Effect::Prepare {
-                instance,
-                until_ready,
-                warm_up,
-                hook,
-            } => {
-                self.prepare(instance, until_ready, warm_up, hook);
-            }
-            Effect::Open { instance } => self.open(instance),
-            Effect::Park {
-                instance,
-                appshot,
-                kind,
-            } => {
-                let deadline = self.config.dump_timeout + SHORT;
-                let verb = Verb::Park {
-                    instance,
-                    appshot: appshot.clone(),
-                    kind,
-                };
-                self.end(instance, verb, deadline, move |reply| match reply {
-                    Ok(Reply::Parked { bytes, usage }) => {
-                        let image = ImageStatus { id: appshot, bytes };
-                        (
-                            usage,
-                            Event::Parked {
-                                instance,
-                                result: Ok(image),
-                            },
-                        )
-                    }
-                    Ok(_) => (
-                        ResourceUse::default(),
-                        Event::Parked {
-                            instance,
-                            result: Err(odd()),
-                        },
-                    ),
-                    Err(failed) => (
-                        ResourceUse::default(),
-                        Event::Parked {
-                            instance,
-                            result: Err(failed),
-                        },
-                    ),
-                });
-            }
-            Effect::Stop { instance } => {
-                let verb = Verb::Stop {
-                    instance,
-                    patience_ms: STOP_PATIENCE_MS,
-                };
-                let deadline = SHORT;
-                self.end(instance, verb, deadline, move |reply| match reply {
-                    Ok(Reply::Stopped { usage }) => (usage, Event::Ended { instance }),
-                    // Gone already, or told by the agent when it is back.
-                    _ => (ResourceUse::default(), Event::Ended { instance }),
-                });
-            }
-            Effect::Drop { instance } => {
-                self.endpoints.remove(&instance);
-                self.running.remove(&instance);
-                self.closing.remove(&instance);
-                self.usage.remove(&instance);
-                self.publish();
-            }
-            Effect::Discard { appshot } => {
-                self.tell(Verb::Discard { appshot });
-            }
-            Effect::Forget { release } => self.tell(Verb::Forget { release }),
-            Effect::Refuse { waiter, error } => {
-                if let Some(waiting) = self.waiters.remove(&waiter) {
-                    let _ = waiting.reply.send(Err(error));
-                }
-            }
-            Effect::Answer { token, answer } => {
-                self.publish();
-                self.answer(token, answer);
-            }
-            Effect::Save => {
-                self.publish();
-                self.save(false);
-            }
-            Effect::Note(note) => self.note(note),
-            // Answered at once, in `feed`.
-            Effect::Close { .. } | Effect::LookIdle { .. } | Effect::Admit { .. } => {}
-        }
-    }
-
-    /// Asks the agent and sends what came of it back to this task.
-    fn ask(
-        &self,
-        verb: Verb,
-        deadline: Duration,
-        then: impl FnOnce(Result<(Reply, Vec<OwnedFd>), Failed>) -> Outcome + Send + 'static,
-    ) {
-        let (agent, outcome) = (self.agent.clone(), self.outcome.clone());
-        tokio::spawn(async move {
-            let result = match agent {
-                Some(agent) => agent.ask(verb, &[], deadline).await.map_err(failed),
-                None => Err(Failed::AgentAway),
-            };
-            let _ = outcome.send(then(result)).await;
-        });
-    }
-
-    fn begin(&self, instance: InstanceId, verb: Verb, deadline: Duration) {
-        self.ask(verb, deadline, move |result| Outcome::Began {
-            instance,
-            result: result.map(|(_, sockets)| sockets),
-        });
-    }
-
-    /// Closes every socket of an instance, then asks the agent to park or stop it.
-    fn end(
-        &mut self,
-        instance: InstanceId,
-        verb: Verb,
-        deadline: Duration,
-        then: impl FnOnce(Result<Reply, Failed>) -> (ResourceUse, Event) + Send + 'static,
-    ) {
-        let (agent, outcome) = (self.agent.clone(), self.outcome.clone());
-        let endpoint = self.endpoints.get(&instance).cloned();
-        self.publish();
-        tokio::spawn(async move {
-            if let Some(endpoint) = endpoint {
-                endpoint.close();
-                let patience = clock::now() + CLOSE_PATIENCE;
-                while endpoint.connected() > 0 && clock::now() < patience {
-                    tokio::time::sleep(Duration::from_millis(1)).await;
-                }
-            }
-            let result = match agent {
-                Some(agent) => agent.ask(verb, &[], deadline).await.map_err(failed),
-                None => Err(Failed::AgentAway),
-            };
-            let (usage, event) = then(result.map(|(reply, _)| reply));
-            let _ = outcome
-                .send(Outcome::Final {
-                    instance,
-                    usage,
-                    event,
-                })
-                .await;
-        });
-    }
-
-    /// Asks the agent for something whose outcome changes nothing here.
-    fn tell(&self, verb: Verb) {
-        let Some(agent) = self.agent.clone() else {
-            return;
-        };
-        tokio::spawn(async move {
-            let what = format!("{verb:?}");
-            if let Err(error) = agent.ask(verb, &[], SHORT).await {
-                warn!(what, error = %telemetry::chain(&error), "the agent did not do it");
-            }
-        });
-    }
-
-    fn prepare(&self, instance: InstanceId, until_ready: bool, warm_up: bool, hook: bool) {
-        let Some((_, known)) = self.core.instance(instance) else {
-            return;
-        };
-        let (app, generation) = (known.app.clone(), known.generation);
-        let preparation = Preparation {
-            app,
-            generation,
-            until_ready,
-            warm_up,
-            hook,
-        };
-        let endpoint = self.endpoints.get(&instance).cloned();
-        let (errands, outcome) = (self.errands.clone(), self.outcome.clone());
-        tokio::spawn(async move {
-            let result = match endpoint {
-                Some(endpoint) => errands.prepare(&endpoint, &preparation).await,
-                None => Err("it has no endpoint".into()),
-            };
-            let result = result.map_err(Failed::Reason);
-            let _ = outcome
-                .send(Outcome::Event(Event::Prepared { instance, result }))
-                .await;
-        });
-    }
-
-    /// Lets requests in.
-    fn open(&mut self, instance: InstanceId) {
-        self.closing.remove(&instance);
-        let Some(endpoint) = self.endpoints.get(&instance) else {
-            return;
-        };
-        if let Some(running) = self.running.get(&instance) {
-            endpoint.reopen();
-            running.slots.reopen();
-            return self.publish();
-        }
-        let Some((name, known)) = self.core.instance(instance) else {
-            return;
-        };
-        let bell = self
-            .bells
-            .entry(name.clone())
-            .or_insert_with(|| Arc::new(Bell::new(self.bell.clone())))
-            .clone();
-        endpoint.reopen();
-        let running = Running {
-            id: instance,
-            app: known.app.clone(),
-            generation: known.generation,
-            lost_state: known.lost_state,
-            restored: matches!(known.origin, Origin::Image(..)),
-            opened: clock::now(),
-            endpoint: endpoint.clone(),
-            slots: Slots::new(known.app.concurrency.hard),
-            bell,
-        };
-        self.running.insert(instance, Arc::new(running));
-        self.publish();
-    }
-
-    /// Lets no request in; true if none is left.
-    fn close(&mut self, instance: InstanceId) -> bool {
-        let Some(running) = self.running.get(&instance) else {
-            return true;
-        };
-        let drained = running.slots.close() == 0;
-        if !drained {
-            self.closing.insert(instance);
-        }
-        self.publish();
-        drained
-    }
-
     /// Gives free slots to those who wait; true if some wait although instances run.
     fn admit(&mut self, app: &AppName) -> bool {
         let running: Vec<Arc<Running>> = self
@@ -601,14 +277,9 @@ impl Task {
             .flat_map(|entry| entry.instances.iter().filter(|(_, i)| i.is_running()))
             .filter_map(|(id, _)| self.running.get(id).cloned())
             .collect();
-        let waiting = |core: &Core| {
-            core.entry(app)
-                .is_some_and(|entry| !entry.waiting.is_empty())
-        };
+        let waiting = |core: &Core| core.entry(app).is_some_and(|entry| !entry.waiting.is_empty());
         let bell = self.bells.entry(app.clone());
-        let bell = bell
-            .or_insert_with(|| Arc::new(Bell::new(self.bell.clone())))
-            .clone();
+        let bell = bell.or_insert_with(|| Arc::new(Bell::new(self.bell.clone()))).clone();
         // Said before looking: a lease that ends from here on rings.
         bell.wanted.store(waiting(&self.core), Ordering::SeqCst);
         for instance in &running {
@@ -623,11 +294,7 @@ impl Task {
                     continue;
                 };
                 if instance.opened >= waiting.entered {
-                    lease.wake = if instance.restored {
-                        Wake::Restored
-                    } else {
-                        Wake::Started
-                    };
+                    lease.wake = if instance.restored { Wake::Restored } else { Wake::Started };
                 }
                 // Somebody who has given up drops the lease, which frees its slot again.
                 let _ = waiting.reply.send(Ok(lease));
@@ -643,23 +310,15 @@ impl Task {
         let drained: Vec<InstanceId> = self
             .closing
             .iter()
-            .filter(|id| {
-                self.running
-                    .get(id)
-                    .is_none_or(|r| r.slots.in_flight() == 0)
-            })
+            .filter(|id| self.running.get(id).is_none_or(|r| r.slots.in_flight() == 0))
             .copied()
             .collect();
         for instance in drained {
             self.closing.remove(&instance);
             self.feed(Event::Drained { instance });
         }
-        let rung: Vec<AppName> = self
-            .bells
-            .iter()
-            .filter(|(_, bell)| bell.take())
-            .map(|(app, _)| app.clone())
-            .collect();
+        let rung: Vec<AppName> =
+            self.bells.iter().filter(|(_, bell)| bell.take()).map(|(app, _)| app.clone()).collect();
         for app in rung {
             if self.admit(&app) {
                 self.feed(Event::Crowded { app });
@@ -672,10 +331,7 @@ impl Task {
         for (id, endpoint) in &self.endpoints {
             if endpoint.wants_sockets() && self.supplying.insert(*id) {
                 let instance = *id;
-                let verb = Verb::Sockets {
-                    instance,
-                    count: SOCKET_BATCH,
-                };
+                let verb = Verb::Sockets { instance, count: SOCKET_BATCH };
                 self.ask(verb, SHORT, move |result| Outcome::Supplied {
                     instance,
                     sockets: result.map(|(_, sockets)| sockets).unwrap_or_default(),
@@ -692,49 +348,27 @@ impl Task {
                 continue;
             }
             let bell = self.bells.entry(name.clone());
-            let bell = bell
-                .or_insert_with(|| Arc::new(Bell::new(self.bell.clone())))
-                .clone();
+            let bell = bell.or_insert_with(|| Arc::new(Bell::new(self.bell.clone()))).clone();
             let running = entry.instances.iter().filter(|(_, i)| i.is_running());
-            let running = running
-                .filter_map(|(id, _)| self.running.get(id).cloned())
-                .collect();
-            apps.insert(
-                name.clone(),
-                AppDirections {
-                    app: entry.app.clone(),
-                    running,
-                    bell,
-                },
-            );
+            let running = running.filter_map(|(id, _)| self.running.get(id).cloned()).collect();
+            apps.insert(name.clone(), AppDirections { app: entry.app.clone(), running, bell });
         }
         self.bells.retain(|name, _| self.core.entry(name).is_some());
-        self.directions.store(Arc::new(Directions { apps }));
+        self.directions.store(Arc::new(Directions { apps, complete: self.booted }));
         let mut counts = Phase::ALL.map(|phase| (phase, 0));
         for (_, entry) in self.core.entries() {
             let of_instances = entry.instances.values().map(|i| i.state.phase());
             let asleep = entry.instances.is_empty().then(|| entry.phase());
             for phase in of_instances.chain(asleep) {
-                counts
-                    .iter_mut()
-                    .filter(|(p, _)| *p == phase)
-                    .for_each(|(_, n)| *n += 1);
+                counts.iter_mut().filter(|(p, _)| *p == phase).for_each(|(_, n)| *n += 1);
             }
         }
-        telemetry::instances(
-            counts
-                .into_iter()
-                .map(|(phase, count)| (phase.as_str(), count)),
-        );
+        telemetry::instances(counts.into_iter().map(|(phase, count)| (phase.as_str(), count)));
     }
 
     fn message(&mut self, message: Message) {
         match message {
-            Message::Acquire {
-                app,
-                entered,
-                reply,
-            } => {
+            Message::Acquire { app, entered, reply } => {
                 let Some(entry) = self.core.entry(&app) else {
                     let _ = reply.send(Err(Error::UnknownApp(app)));
                     return;
@@ -746,11 +380,7 @@ impl Task {
                 let deadline = entered + entry.app.wake.timeout;
                 let waiter = Waiter(self.number());
                 self.waiters.insert(waiter, Waiting { reply, entered });
-                self.feed(Event::Request {
-                    app,
-                    waiter,
-                    deadline,
-                });
+                self.feed(Event::Request { app, waiter, deadline });
             }
             Message::Command { command, reply } => {
                 let token = self.number();
@@ -764,11 +394,7 @@ impl Task {
                                 Ok(_) => Err(Error::DeployFailed("an odd answer".into())),
                                 Err(failed) => Err(Error::DeployFailed(format!("{failed:?}"))),
                             };
-                            Outcome::Described {
-                                release,
-                                token,
-                                app,
-                            }
+                            Outcome::Described { release, token, app }
                         });
                     }
                     Command::Remove(app) => self.feed(Event::Remove { app, token }),
@@ -779,11 +405,7 @@ impl Task {
             Message::Status { reply } => {
                 let _ = reply.send(self.status());
             }
-            Message::Logs {
-                app,
-                max_bytes,
-                reply,
-            } => self.logs(app, max_bytes, reply),
+            Message::Logs { app, max_bytes, reply } => self.logs(app, max_bytes, reply),
             Message::Shutdown { reply } => self.begin_end(reply),
         }
     }
@@ -801,6 +423,7 @@ impl Task {
 }
 
 mod ending;
+mod perform;
 mod report;
 
 use ending::refuse_early;
@@ -811,6 +434,9 @@ fn failed(error: client::Error) -> Failed {
         client::Error::Lost | client::Error::Connect { .. } => Failed::AgentAway,
         client::Error::Refused(failure) if failure.kind == FailureKind::Unusable => {
             Failed::Unusable(failure.message)
+        }
+        client::Error::Refused(failure) if failure.kind == FailureKind::Busy => {
+            Failed::Busy(failure.message)
         }
         other => Failed::Reason(telemetry::chain(&other)),
     }

@@ -36,14 +36,8 @@ pub enum Item {
 
 impl Item {
     /// All items, in the order of the bill.
-    pub const ALL: [Self; 6] = [
-        Self::Requests,
-        Self::Cpu,
-        Self::Memory,
-        Self::Image,
-        Self::Egress,
-        Self::Wakes,
-    ];
+    pub const ALL: [Self; 6] =
+        [Self::Requests, Self::Cpu, Self::Memory, Self::Image, Self::Egress, Self::Wakes];
 
     /// What its quantity counts.
     pub const fn unit(self) -> &'static str {
@@ -170,10 +164,7 @@ fn as_text<S: Serializer>(number: &u128, serializer: S) -> Result<S::Ok, S::Erro
 pub fn charge(tariff: &Tariff, usage: &[UsageRow]) -> Bill {
     let mut quantities: BTreeMap<Owner, [u128; Item::ALL.len()]> = BTreeMap::new();
     for row in usage {
-        let owner = Owner {
-            provider: row.provider.clone(),
-            app: row.app.clone(),
-        };
+        let owner = Owner { provider: row.provider.clone(), app: row.app.clone() };
         let sums = quantities.entry(owner).or_default();
         for (sum, item) in sums.iter_mut().zip(Item::ALL) {
             *sum = sum.saturating_add(item.quantity(row).into());
@@ -203,17 +194,9 @@ pub fn charge(tariff: &Tariff, usage: &[UsageRow]) -> Bill {
     }
     let providers = providers
         .into_iter()
-        .map(|(provider, amount_nano)| ProviderTotal {
-            provider,
-            amount_nano,
-        })
+        .map(|(provider, amount_nano)| ProviderTotal { provider, amount_nano })
         .collect();
-    Bill {
-        currency: tariff.currency.clone(),
-        lines,
-        providers,
-        total_nano,
-    }
+    Bill { currency: tariff.currency.clone(), lines, providers, total_nano }
 }
 
 /// `quantity * price / per`, rounded half up (there are no negative amounts), without forming the
@@ -221,10 +204,7 @@ pub fn charge(tariff: &Tariff, usage: &[UsageRow]) -> Bill {
 fn amount(quantity: u128, price_nano: u64, per: u128) -> u128 {
     let price = u128::from(price_nano);
     let whole = (quantity / per).saturating_mul(price);
-    let part = (quantity % per)
-        .saturating_mul(price)
-        .saturating_add(per / 2)
-        / per;
+    let part = (quantity % per).saturating_mul(price).saturating_add(per / 2) / per;
     whole.saturating_add(part)
 }
 
@@ -233,11 +213,7 @@ pub fn format_money(nano: u128, currency: &str) -> String {
     let fraction = format!("{:09}", nano % NANO);
     let decimals = fraction.trim_end_matches('0').len().max(2);
     let text = format!("{}.{fraction:.decimals$}", nano / NANO);
-    if currency.is_empty() {
-        text
-    } else {
-        format!("{text} {currency}")
-    }
+    if currency.is_empty() { text } else { format!("{text} {currency}") }
 }
 
 #[cfg(test)]

@@ -258,11 +258,7 @@ impl Ledger {
     /// edgepoint writes to, that is no ledger, that is damaged, or that a newer edgepoint made.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref().to_path_buf();
-        Ok(Self {
-            store: Store::open(&path)?,
-            path,
-            settings: Settings::default(),
-        })
+        Ok(Self { store: Store::open(&path)?, path, settings: Settings::default() })
     }
 
     /// Opens a ledger for reading; it need not be closed by who writes to it.
@@ -280,13 +276,7 @@ impl Ledger {
             .enable_time()
             .build()
             .map_err(Error::StartWriter)?;
-        let writer = Writer::new(
-            self.store,
-            self.settings,
-            inbox,
-            stopped,
-            Arc::clone(&losses),
-        );
+        let writer = Writer::new(self.store, self.settings, inbox, stopped, Arc::clone(&losses));
         let thread = thread::Builder::new()
             .name("ledger".into())
             .spawn(move || runtime.block_on(writer.run()))
@@ -334,15 +324,13 @@ impl Handle {
     /// Takes the record of a request. Waits while the queue is full, at most one second; a record
     /// that finds no place by then is lost, counted and reported. Taken is not yet durable.
     pub async fn request(&self, record: RequestRecord) -> Result<(), Error> {
-        self.send_all(Kind::Request, [Message::Request(record)].into_iter())
-            .await
+        self.send_all(Kind::Request, [Message::Request(record)].into_iter()).await
     }
 
     /// Takes records of windows, each in place of an earlier one with the same key. On an error
     /// the last ones were not taken; all of them may be sent again.
     pub async fn windows(&self, records: Vec<WindowRecord>) -> Result<(), Error> {
-        self.send_all(Kind::Window, records.into_iter().map(Message::Window))
-            .await
+        self.send_all(Kind::Window, records.into_iter().map(Message::Window)).await
     }
 
     async fn send_all(
@@ -351,11 +339,8 @@ impl Handle {
         messages: impl ExactSizeIterator<Item = Message>,
     ) -> Result<(), Error> {
         let shared = &*self.0;
-        let mut untaken = Untaken {
-            losses: &shared.losses,
-            kind,
-            count: messages.len().try_into().unwrap_or(0),
-        };
+        let mut untaken =
+            Untaken { losses: &shared.losses, kind, count: messages.len().try_into().unwrap_or(0) };
         let sent = timeout(shared.settings.enqueue_deadline, async {
             for message in messages {
                 if shared.outbox.send(message).await.is_err() {
@@ -380,11 +365,7 @@ impl Handle {
         let flushed = timeout(FLUSH_DEADLINE, async {
             self.0.outbox.send(Message::Flush(done)).await.is_ok() && committed.await.is_ok()
         });
-        if flushed.await.unwrap_or(false) {
-            Ok(())
-        } else {
-            Err(Error::Flush)
-        }
+        if flushed.await.unwrap_or(false) { Ok(()) } else { Err(Error::Flush) }
     }
 
     /// Sums up usage, as far as it is committed, on a connection of its own.
@@ -408,9 +389,7 @@ impl Handle {
     pub async fn shutdown(&self) -> Result<(), Error> {
         self.0.stop.send_replace(true);
         let longest = self.0.settings.give_up.saturating_mul(2) + Duration::from_secs(1);
-        timeout(longest, self.0.stop.closed())
-            .await
-            .map_err(|_| Error::StopWriter)
+        timeout(longest, self.0.stop.closed()).await.map_err(|_| Error::StopWriter)
     }
 }
 

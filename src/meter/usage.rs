@@ -206,12 +206,7 @@ mod tests {
 
     #[test]
     fn a_kind_of_wake_is_one_lower_case_word_everywhere() {
-        for kind in [
-            WakeKind::None,
-            WakeKind::Waited,
-            WakeKind::Restored,
-            WakeKind::Started,
-        ] {
+        for kind in [WakeKind::None, WakeKind::Waited, WakeKind::Restored, WakeKind::Started] {
             let json = serde_json::to_string(&kind).unwrap();
             assert_eq!(json, format!("\"{}\"", kind.as_str()));
             assert_eq!(serde_json::from_str::<WakeKind>(&json).unwrap(), kind);
@@ -235,10 +230,7 @@ mod tests {
         };
         let json = serde_json::to_string(&record).unwrap();
         assert!(json.contains(r#""route":"checkout""#) && json.contains(r#""wake":"restored""#));
-        assert_eq!(
-            serde_json::from_str::<RequestRecord>(&json).unwrap(),
-            record
-        );
+        assert_eq!(serde_json::from_str::<RequestRecord>(&json).unwrap(), record);
     }
 
     #[test]

@@ -41,10 +41,7 @@ impl Default for Settings {
     /// A gap of half a minute (many missed samples of an instance that lives), and more instances
     /// than a machine can hold.
     fn default() -> Self {
-        Self {
-            gap_limit: Duration::from_secs(30),
-            max_open: 65_536,
-        }
+        Self { gap_limit: Duration::from_secs(30), max_open: 65_536 }
     }
 }
 
@@ -134,18 +131,11 @@ impl Windows {
         };
         let rest = track.hold_memory(span);
         // A counter that went back was reset: all it shows is new.
-        let used = reading
-            .cpu_micros
-            .checked_sub(track.cpu_micros)
-            .unwrap_or(reading.cpu_micros);
+        let used = reading.cpu_micros.checked_sub(track.cpu_micros).unwrap_or(reading.cpu_micros);
         track.add_cpu(span, used);
         track.cpu_micros = reading.cpu_micros;
         if track.ended.is_none() {
-            track.memory = Some(Level {
-                since: now,
-                bytes: reading.memory.0,
-                rest,
-            });
+            track.memory = Some(Level { since: now, bytes: reading.memory.0, rest });
         }
         self.gaps += u64::from(gap);
         Ok(())
@@ -158,9 +148,7 @@ impl Windows {
         owner: &Owner,
         now_unix_micros: u64,
     ) -> Result<(), Full> {
-        let open = self
-            .track(instance, owner)?
-            .open(window_of(now_unix_micros));
+        let open = self.track(instance, owner)?.open(window_of(now_unix_micros));
         open.wakes = open.wakes.saturating_add(1);
         Ok(())
     }
@@ -178,11 +166,7 @@ impl Windows {
         let gap_micros = self.gap_micros;
         let track = self.track(instance, owner)?;
         let (rest, gap) = track.hold_image_until(now, gap_micros);
-        track.image = Some(Level {
-            since: now,
-            bytes: bytes.0,
-            rest,
-        });
+        track.image = Some(Level { since: now, bytes: bytes.0, rest });
         self.gaps += u64::from(gap);
         Ok(())
     }
@@ -216,9 +200,7 @@ impl Windows {
             track.drain(instance, now_unix_micros, &mut records);
             // The distance, not the age: a clock that went back must not keep it for ever.
             track.image.is_some()
-                || track
-                    .ended
-                    .is_none_or(|ended| ended.abs_diff(now_unix_micros) < grace)
+                || track.ended.is_none_or(|ended| ended.abs_diff(now_unix_micros) < grace)
         });
         records
     }
@@ -241,10 +223,7 @@ impl Windows {
     fn track(&mut self, instance: InstanceId, owner: &Owner) -> Result<&mut Track, Full> {
         if !self.tracks.contains_key(&instance) && self.tracks.len() >= self.max_open {
             self.refused += 1;
-            return Err(Full {
-                instance,
-                max_open: self.max_open,
-            });
+            return Err(Full { instance, max_open: self.max_open });
         }
         Ok(self.tracks.entry(instance).or_insert_with(|| Track {
             owner: owner.clone(),
@@ -320,11 +299,7 @@ impl Track {
 
     fn drain(&mut self, instance: InstanceId, now: u64, records: &mut Vec<WindowRecord>) {
         // A window is over when the clock and every level have left it behind.
-        let reached = [self.memory, self.image]
-            .iter()
-            .flatten()
-            .map(|level| level.since)
-            .min();
+        let reached = [self.memory, self.image].iter().flatten().map(|level| level.since).min();
         let over_before = reached.map_or(now, |reached| reached.min(now));
         let (owner, sealed) = (&self.owner, &mut self.sealed);
         self.windows.retain(|&window, open| {
@@ -376,20 +351,8 @@ impl Span {
     fn held(since: u64, now: u64, gap_micros: u64) -> (Self, bool) {
         match now.checked_sub(since) {
             None => (Self::at(now), false),
-            Some(held) if held > gap_micros => (
-                Self {
-                    from: since,
-                    to: since + gap_micros,
-                },
-                true,
-            ),
-            Some(_) => (
-                Self {
-                    from: since,
-                    to: now,
-                },
-                false,
-            ),
+            Some(held) if held > gap_micros => (Self { from: since, to: since + gap_micros }, true),
+            Some(_) => (Self { from: since, to: now }, false),
         }
     }
 
@@ -403,9 +366,7 @@ impl Span {
         std::iter::from_fn(move || {
             (at < self.to).then(|| {
                 let begin = at;
-                at = (at - at % WINDOW_MICROS)
-                    .saturating_add(WINDOW_MICROS)
-                    .min(self.to);
+                at = (at - at % WINDOW_MICROS).saturating_add(WINDOW_MICROS).min(self.to);
                 (window_of(begin), at - begin)
             })
         })

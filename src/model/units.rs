@@ -20,13 +20,11 @@ pub struct ParseUnitError {
 
 /// Splits `"30s"` into the number and its unit.
 fn split(text: &str) -> Result<(u64, &str), ParseUnitError> {
-    let end = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (digits, unit) = text.split_at(end);
-    let number = digits.parse().map_err(|_| ParseUnitError {
-        message: "expected a whole number followed by a unit",
-    })?;
+    let number = digits
+        .parse()
+        .map_err(|_| ParseUnitError { message: "expected a whole number followed by a unit" })?;
     Ok((number, unit.trim_start()))
 }
 
@@ -42,25 +40,17 @@ impl std::str::FromStr for Bytes {
             "GiB" => 1 << 30,
             "TiB" => 1 << 40,
             _ => {
-                return Err(ParseUnitError {
-                    message: "the unit must be B, KiB, MiB, GiB or TiB",
-                });
+                return Err(ParseUnitError { message: "the unit must be B, KiB, MiB, GiB or TiB" });
             }
         };
-        number.checked_mul(factor).map(Self).ok_or(ParseUnitError {
-            message: "too large",
-        })
+        number.checked_mul(factor).map(Self).ok_or(ParseUnitError { message: "too large" })
     }
 }
 
 impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const UNITS: [(u64, &str); 4] = [
-            (1 << 40, "TiB"),
-            (1 << 30, "GiB"),
-            (1 << 20, "MiB"),
-            (1 << 10, "KiB"),
-        ];
+        const UNITS: [(u64, &str); 4] =
+            [(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
         for (factor, unit) in UNITS {
             if self.0 >= factor {
                 let tenths =
@@ -86,28 +76,19 @@ pub fn parse_duration(text: &str) -> Result<Duration, ParseUnitError> {
         "h" => 3_600_000,
         "d" => 86_400_000,
         _ => {
-            return Err(ParseUnitError {
-                message: "the unit must be ms, s, m, h or d",
-            });
+            return Err(ParseUnitError { message: "the unit must be ms, s, m, h or d" });
         }
     };
     number
         .checked_mul(millis)
         .map(Duration::from_millis)
-        .ok_or(ParseUnitError {
-            message: "too large",
-        })
+        .ok_or(ParseUnitError { message: "too large" })
 }
 
 /// Prints a duration the way [`parse_duration`] reads it, in its largest whole unit.
 pub fn format_duration(duration: Duration) -> String {
     let millis = duration.as_millis();
-    for (factor, unit) in [
-        (86_400_000, "d"),
-        (3_600_000, "h"),
-        (60_000, "m"),
-        (1_000, "s"),
-    ] {
+    for (factor, unit) in [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")] {
         if millis >= factor && millis % factor == 0 {
             return format!("{}{unit}", millis / factor);
         }
@@ -137,12 +118,8 @@ mod tests {
 
     #[test]
     fn durations_read_and_print() {
-        for (text, millis) in [
-            ("250ms", 250),
-            ("30s", 30_000),
-            ("5m", 300_000),
-            ("1d", 86_400_000),
-        ] {
+        for (text, millis) in [("250ms", 250), ("30s", 30_000), ("5m", 300_000), ("1d", 86_400_000)]
+        {
             let duration = parse_duration(text).unwrap();
             assert_eq!(duration, Duration::from_millis(millis));
             assert_eq!(format_duration(duration), text);

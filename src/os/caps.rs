@@ -50,42 +50,24 @@ struct Data {
 const VERSION_3: u32 = 0x2008_0522;
 
 fn get() -> io::Result<[Data; 2]> {
-    let mut header = Header {
-        version: VERSION_3,
-        pid: 0,
-    };
+    let mut header = Header { version: VERSION_3, pid: 0 };
     let mut data = [Data::default(); 2];
     // SAFETY: version 3 reads and writes exactly one header and two data structs, which live here.
     let result = unsafe { libc::syscall(libc::SYS_capget, &raw mut header, data.as_mut_ptr()) };
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(data)
-    }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(data) }
 }
 
 fn set(data: [Data; 2]) -> io::Result<()> {
-    let mut header = Header {
-        version: VERSION_3,
-        pid: 0,
-    };
+    let mut header = Header { version: VERSION_3, pid: 0 };
     // SAFETY: as above; the kernel only reads the data.
     let result = unsafe { libc::syscall(libc::SYS_capset, &raw mut header, data.as_ptr()) };
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 fn prctl(option: i32, a: u64, b: u64) -> io::Result<()> {
     // SAFETY: the options used here take integers only.
     let result = unsafe { libc::prctl(option, a, b, 0, 0) };
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// The permitted set of the calling thread, bit by capability number.
@@ -116,11 +98,7 @@ pub fn become_criu_user(uid: u32, gid: u32) -> io::Result<()> {
     let wanted: u64 = CRIU.iter().map(|cap| 1u64 << cap).sum::<u64>() & available;
     let half = |shift: u32| {
         let bits = (wanted >> shift) as u32;
-        Data {
-            effective: bits,
-            permitted: bits,
-            inheritable: bits,
-        }
+        Data { effective: bits, permitted: bits, inheritable: bits }
     };
     set([half(0), half(32)])?;
     for cap in CRIU {

@@ -65,10 +65,7 @@ impl Hierarchy {
                 enable(root)?;
                 make(&group)?;
                 enable(&group)?;
-                return Ok(Self {
-                    unified: Some(group),
-                    legacy: Vec::new(),
-                });
+                return Ok(Self { unified: Some(group), legacy: Vec::new() });
             }
         }
         let mut groups = Vec::new();
@@ -84,10 +81,7 @@ impl Hierarchy {
         if let Some(group) = &unified {
             make(group)?;
         }
-        Ok(Self {
-            unified,
-            legacy: groups,
-        })
+        Ok(Self { unified, legacy: groups })
     }
 
     /// Which version holds the controllers.
@@ -145,9 +139,7 @@ impl Group {
         if self.legacy.is_empty() {
             return self.unified.as_deref();
         }
-        let index = V1_CONTROLLERS
-            .iter()
-            .position(|controller| *controller == name)?;
+        let index = V1_CONTROLLERS.iter().position(|controller| *controller == name)?;
         self.legacy.get(index).map(PathBuf::as_path)
     }
 
@@ -167,16 +159,12 @@ impl Group {
 
     /// Files to which a process writes "0" to join.
     pub fn joins(&self) -> Vec<PathBuf> {
-        self.directories()
-            .map(|directory| directory.join("cgroup.procs"))
-            .collect()
+        self.directories().map(|directory| directory.join("cgroup.procs")).collect()
     }
 
     /// Moves a process into the group.
     pub fn join(&self, pid: i32) -> io::Result<()> {
-        self.joins()
-            .iter()
-            .try_for_each(|file| fs::write(file, pid.to_string()))
+        self.joins().iter().try_for_each(|file| fs::write(file, pid.to_string()))
     }
 
     /// Sets what the processes in it may use together.
@@ -187,11 +175,7 @@ impl Group {
             self.write("memory", "memory.max", &limits.memory.0.to_string())?;
             self.write("cpu", "cpu.max", &format!("{quota} {CPU_PERIOD_MICROS}"))?;
         } else {
-            self.write(
-                "memory",
-                "memory.limit_in_bytes",
-                &limits.memory.0.to_string(),
-            )?;
+            self.write("memory", "memory.limit_in_bytes", &limits.memory.0.to_string())?;
             self.write("cpu", "cpu.cfs_period_us", &CPU_PERIOD_MICROS.to_string())?;
             self.write("cpu", "cpu.cfs_quota_us", &quota.to_string())?;
         }
@@ -255,15 +239,17 @@ impl Group {
         }
     }
 
-    /// Removes its directories. The last process may still be on its way out: tries for 100 ms.
+    /// Removes its directories. A process that is listed no more may still be on its way out: tries
+    /// for a while.
     pub fn remove(&self) -> io::Result<()> {
+        const TRIES: u32 = 5_000;
         for directory in self.directories() {
             let mut tries = 0;
             loop {
                 match fs::remove_dir(directory) {
                     Ok(()) => break,
                     Err(error) if error.kind() == io::ErrorKind::NotFound => break,
-                    Err(_) if tries < 100 => {
+                    Err(_) if tries < TRIES => {
                         tries += 1;
                         std::thread::sleep(Duration::from_millis(1));
                     }
@@ -284,10 +270,7 @@ fn make(directory: &Path) -> io::Result<()> {
 
 /// Lets children of `directory` use the controllers.
 fn enable(directory: &Path) -> io::Result<()> {
-    fs::write(
-        directory.join("cgroup.subtree_control"),
-        "+memory +cpu +pids",
-    )
+    fs::write(directory.join("cgroup.subtree_control"), "+memory +cpu +pids")
 }
 
 /// `key value` lines, as in `cpu.stat`.

@@ -8,13 +8,7 @@ const NONE: Option<&str> = None;
 
 /// Later changes below `path` stay in this mount namespace.
 pub fn make_private(path: &str) -> io::Result<()> {
-    Ok(mount(
-        NONE,
-        path,
-        NONE,
-        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
-        NONE,
-    )?)
+    Ok(mount(NONE, path, NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)?)
 }
 
 /// Mounts an overlay at `target`: `lower` from top to bottom, writes go to `upper`.
@@ -27,13 +21,7 @@ pub fn overlay(target: &Path, lower: &[&Path], upper: &Path, work: &Path) -> io:
         escape(work)
     );
     let flags = MsFlags::MS_NOSUID;
-    Ok(mount(
-        Some("overlay"),
-        target,
-        Some("overlay"),
-        flags,
-        Some(options.as_str()),
-    )?)
+    Ok(mount(Some("overlay"), target, Some("overlay"), flags, Some(options.as_str()))?)
 }
 
 /// Shows `source` at `target`, read-only, without set-uid programs and devices.
@@ -61,13 +49,7 @@ pub fn proc(target: &Path) -> io::Result<()> {
 /// An empty file system in memory.
 pub fn tmpfs(target: &Path) -> io::Result<()> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    Ok(mount(
-        Some("tmpfs"),
-        target,
-        Some("tmpfs"),
-        flags,
-        Some("size=1m,mode=755"),
-    )?)
+    Ok(mount(Some("tmpfs"), target, Some("tmpfs"), flags, Some("size=1m,mode=755"))?)
 }
 
 /// Makes `root` (a mount) the root of the calling process and lets go of the old one.
@@ -81,8 +63,5 @@ pub fn pivot(root: &Path) -> io::Result<()> {
 
 /// Overlay options are split at `,` and `:`; both may be escaped.
 fn escape(path: &Path) -> String {
-    path.to_string_lossy()
-        .replace('\\', "\\\\")
-        .replace(':', "\\:")
-        .replace(',', "\\,")
+    path.to_string_lossy().replace('\\', "\\\\").replace(':', "\\:").replace(',', "\\,")
 }

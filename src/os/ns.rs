@@ -4,7 +4,6 @@
 use std::{
     fs::File,
     io,
-    net::TcpStream,
     os::fd::{AsFd, AsRawFd, OwnedFd},
     thread,
 };
@@ -18,12 +17,8 @@ use nix::{
 /// Runs `work` on a thread of its own that may change its namespaces.
 fn aside<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     thread::scope(|scope| {
-        let thread = thread::Builder::new()
-            .stack_size(128 << 10)
-            .spawn_scoped(scope, work)?;
-        thread
-            .join()
-            .unwrap_or_else(|_| Err(io::Error::other("namespace thread panicked")))
+        let thread = thread::Builder::new().stack_size(128 << 10).spawn_scoped(scope, work)?;
+        thread.join().unwrap_or_else(|_| Err(io::Error::other("namespace thread panicked")))
     })
 }
 
@@ -39,8 +34,7 @@ pub fn new_network() -> io::Result<OwnedFd> {
 
 /// Makes `count` unconnected, non-blocking TCP sockets inside a network namespace.
 pub fn sockets_in(network: impl AsFd + Sync, count: usize) -> io::Result<Vec<OwnedFd>> {
-    aside(|| {
-        setns(network.as_fd(), CloneFlags::CLONE_NEWNET)?;
+    in_network(network, || {
         (0..count)
             .map(|_| {
                 let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
@@ -52,11 +46,14 @@ pub fn sockets_in(network: impl AsFd + Sync, count: usize) -> io::Result<Vec<Own
     })
 }
 
-/// Connects (blocking) to a port of the loopback of a network namespace.
-pub fn connect_in(network: impl AsFd + Sync, port: u16) -> io::Result<TcpStream> {
+/// Runs `work` inside a network namespace.
+pub fn in_network<T: Send>(
+    network: impl AsFd + Sync,
+    work: impl FnOnce() -> io::Result<T> + Send,
+) -> io::Result<T> {
     aside(|| {
         setns(network.as_fd(), CloneFlags::CLONE_NEWNET)?;
-        TcpStream::connect(("127.0.0.1", port))
+        work()
     })
 }
 
@@ -87,9 +84,7 @@ pub fn private_mounts() -> io::Result<()> {
 /// The next child of the calling process becomes the first of new pid, ipc and uts namespaces
 /// (ipc and uts change at once).
 pub fn private_processes() -> io::Result<()> {
-    Ok(unshare(
-        CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS,
-    )?)
+    Ok(unshare(CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS)?)
 }
 
 /// Sets IFF_UP on `lo` of the current network namespace.
@@ -104,9 +99,5 @@ fn raise_loopback() -> io::Result<()> {
     request.ifr_ifru.ifru_flags = i16::try_from(libc::IFF_UP).unwrap_or(1);
     // SAFETY: SIOCSIFFLAGS reads an ifreq, which lives until the call returns.
     let result = unsafe { libc::ioctl(fd.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

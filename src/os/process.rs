@@ -67,11 +67,7 @@ pub fn inherited(number: RawFd) -> io::Result<OwnedFd> {
 pub fn keep_over_exec(fd: impl AsFd) -> io::Result<()> {
     // SAFETY: sets a flag of a descriptor that is borrowed and therefore open.
     let result = unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), libc::F_SETFD, 0) };
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Marks every descriptor from `first` on close-on-exec.
@@ -79,22 +75,14 @@ pub fn close_on_exec_from(first: RawFd) -> io::Result<()> {
     let flags = libc::CLOSE_RANGE_CLOEXEC;
     // SAFETY: close_range with CLOEXEC only sets flags; numbers without a descriptor are skipped.
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, flags) };
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Puts `source` at `target` (0, 1 or 2), open over exec.
 pub fn place(source: impl AsFd, target: RawFd) -> io::Result<()> {
     // SAFETY: dup2 onto a standard stream number, which no OwnedFd in this program owns.
     let result = unsafe { libc::dup2(source.as_fd().as_raw_fd(), target) };
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Forks a process that has only one thread. `Ok(None)` in the child, its id in the parent.
@@ -131,11 +119,7 @@ pub fn signal(pidfd: impl AsFd, signal: nix::sys::signal::Signal) -> io::Result<
     let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal as i32, null, 0) };
     if result < 0 {
         let error = io::Error::last_os_error();
-        return if error.raw_os_error() == Some(libc::ESRCH) {
-            Ok(())
-        } else {
-            Err(error)
-        };
+        return if error.raw_os_error() == Some(libc::ESRCH) { Ok(()) } else { Err(error) };
     }
     Ok(())
 }
@@ -161,9 +145,16 @@ pub fn become_subreaper() -> io::Result<()> {
     Ok(nix::sys::prctl::set_child_subreaper(true)?)
 }
 
-/// This process gets `signal` when its parent dies.
-pub fn die_with_parent(signal: nix::sys::signal::Signal) -> io::Result<()> {
-    Ok(nix::sys::prctl::set_pdeathsig(signal)?)
+/// Raises the soft limit of open files to the hard one; children inherit it.
+pub fn raise_open_files() -> io::Result<()> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?)
+}
+
+/// This process gets SIGTERM when its parent dies.
+pub fn end_with_parent() -> io::Result<()> {
+    Ok(nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGTERM)?)
 }
 
 /// When a process began, in clock ticks since boot (field 22 of `/proc/PID/stat`).
@@ -185,9 +176,7 @@ pub struct Watch {
 impl Watch {
     /// Watches nothing yet.
     pub fn new() -> io::Result<Self> {
-        Ok(Self {
-            epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
-        })
+        Ok(Self { epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)? })
     }
 
     /// Reports `key` once, when the process behind `pidfd` ends. Closing the pidfd ends the watch.

@@ -54,22 +54,14 @@ pub fn recv(socket: impl AsFd, max: usize) -> io::Result<Message> {
             if let ControlMessageOwned::ScmRights(raw) = control {
                 // SAFETY: the kernel has just made these descriptors for this process, and this is
                 // the only place that takes them over.
-                fds.extend(
-                    raw.into_iter()
-                        .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }),
-                );
+                fds.extend(raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
             }
         }
-        let cut = message
-            .flags
-            .intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC);
+        let cut = message.flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC);
         (message.bytes, fds, cut)
     };
     if cut {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "message too long",
-        ));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "message too long"));
     }
     bytes.truncate(len);
     Ok(Message { bytes, fds })
@@ -77,12 +69,7 @@ pub fn recv(socket: impl AsFd, max: usize) -> io::Result<Message> {
 
 /// A connected pair, both close-on-exec.
 pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
-    Ok(socketpair(
-        AddressFamily::Unix,
-        SockType::SeqPacket,
-        None,
-        SockFlag::SOCK_CLOEXEC,
-    )?)
+    Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?)
 }
 
 /// Listens at `path` (an old socket there is replaced) with file mode `mode`.
@@ -125,11 +112,19 @@ pub fn peer_uid(socket: impl AsFd) -> io::Result<u32> {
 pub fn set_receive_timeout(socket: impl AsFd, timeout: Duration) -> io::Result<()> {
     let micros = timeout.subsec_micros().into();
     let value = TimeVal::new(timeout.as_secs().try_into().unwrap_or(i64::MAX), micros);
-    Ok(setsockopt(
-        &socket.as_fd(),
-        sockopt::ReceiveTimeout,
-        &value,
-    )?)
+    Ok(setsockopt(&socket.as_fd(), sockopt::ReceiveTimeout, &value)?)
+}
+
+/// Both ends read the end from now on.
+pub fn hang_up(socket: impl AsFd) {
+    shut_down(socket.as_fd().as_raw_fd());
+}
+
+/// Ends a connected socket in both directions. The caller knows that the number is open.
+pub fn shut_down(socket: RawFd) {
+    use nix::sys::socket::{Shutdown, shutdown};
+    // One that has ended already needs nothing.
+    let _ = shutdown(socket, Shutdown::Both);
 }
 
 /// Sends and receives return `WouldBlock` instead of waiting.

@@ -39,10 +39,7 @@ pub fn compile<'a>(
     let mut places = Vec::new();
     let mut complete = true;
     for (file, text) in sources {
-        let stem = Path::new(file)
-            .file_stem()
-            .and_then(|stem| stem.to_str())
-            .unwrap_or_default();
+        let stem = Path::new(file).file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
         let read = reader::read(file, text, report, |root| {
             for (number, mut table) in (1..).zip(root.tables("route")) {
                 if routes.len() == MAX_ROUTES {
@@ -93,12 +90,7 @@ fn read_route(
     let host = host(table);
     let path = prefix(table);
     let then = then(table);
-    Some(Route {
-        name: name?,
-        host: host?,
-        path: path?,
-        then: then?,
-    })
+    Some(Route { name: name?, host: host?, path: path?, then: then? })
 }
 
 fn name(table: &mut Table<'_>, stem: &str, number: usize) -> Option<RouteName> {
@@ -108,11 +100,7 @@ fn name(table: &mut Table<'_>, stem: &str, number: usize) -> Option<RouteName> {
     let name = format!("{stem}-{number}");
     let report = |error| {
         let message = format!("{name:?}, made from the name of the file, is no name: {error}");
-        table.error_hint(
-            table.span(),
-            message,
-            "write name = \"...\", or rename the file",
-        );
+        table.error_hint(table.span(), message, "write name = \"...\", or rename the file");
     };
     RouteName::new(&name).map_err(report).ok()
 }
@@ -140,15 +128,9 @@ fn prefix(table: &mut Table<'_>) -> Option<Box<str>> {
     }
     let Text { text, span } = table.text("path")?;
     let problem = if !text.starts_with('/') {
-        Some((
-            "the path does not begin with '/'",
-            format!("write {:?}", format!("/{text}")),
-        ))
+        Some(("the path does not begin with '/'", format!("write {:?}", format!("/{text}"))))
     } else if text.contains(['?', '#']) {
-        Some((
-            "a path ends before '?' and '#'",
-            "the query is not looked at".into(),
-        ))
+        Some(("a path ends before '?' and '#'", "the query is not looked at".into()))
     } else if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
         let hint = "percent-encode it as clients send it, a blank as %20";
         Some(("only visible ASCII is sent in a path", hint.into()))
@@ -187,56 +169,35 @@ fn then(table: &mut Table<'_>) -> Option<Then> {
         [first, rest @ ..] => {
             for key in rest {
                 let message = format!("{key} and {first} exclude each other");
-                table.error_hint(
-                    table.key_span(key),
-                    message,
-                    "make a route of its own for one",
-                );
+                table.error_hint(table.key_span(key), message, "make a route of its own for one");
             }
         }
     }
     // All are read, so that all their problems are found.
     let app = table.name::<AppName>("app").map(Then::App);
     let answer = table.has("answer").then(|| answer(table.table("answer")));
-    let redirect = if table.has("redirect") {
-        redirect(table.table("redirect"))
-    } else {
-        None
-    };
+    let redirect = if table.has("redirect") { redirect(table.table("redirect")) } else { None };
     app.or(answer.map(Then::Answer)).or(redirect)
 }
 
 fn answer(mut table: Table<'_>) -> Answer {
     let status = table.integer("status", 200..=599).unwrap_or(DEFAULT_STATUS);
-    let body = table
-        .text("body")
-        .map(|body| body.text.to_owned())
-        .unwrap_or_default();
+    let body = table.text("body").map(|body| body.text.to_owned()).unwrap_or_default();
     if WITHOUT_BODY.contains(&status) && !body.is_empty() {
         let message = format!("an answer with status {status} has no body");
         table.error(table.span_of("body"), message);
     }
-    let content_type = table
-        .text("content_type")
-        .map_or(DEFAULT_CONTENT_TYPE, |content_type| {
-            let text = content_type.text;
-            if text.trim().is_empty() || !text.bytes().all(|b| b.is_ascii_graphic() || b == b' ') {
-                let hint = "such as \"text/html; charset=utf-8\"";
-                table.error_hint(
-                    Some(content_type.span),
-                    format!("bad content type {text:?}"),
-                    hint,
-                );
-            }
-            text
-        });
+    let content_type = table.text("content_type").map_or(DEFAULT_CONTENT_TYPE, |content_type| {
+        let text = content_type.text;
+        if text.trim().is_empty() || !text.bytes().all(|b| b.is_ascii_graphic() || b == b' ') {
+            let hint = "such as \"text/html; charset=utf-8\"";
+            table.error_hint(Some(content_type.span), format!("bad content type {text:?}"), hint);
+        }
+        text
+    });
     let content_type = content_type.to_owned();
     table.finish();
-    Answer {
-        status,
-        content_type,
-        body,
-    }
+    Answer { status, content_type, body }
 }
 
 fn redirect(mut table: Table<'_>) -> Option<Then> {
@@ -247,16 +208,10 @@ fn redirect(mut table: Table<'_>) -> Option<Then> {
         };
         Target::parse(text).map_err(report).ok()
     });
-    let status = table
-        .integer("status", 300..=399)
-        .unwrap_or(DEFAULT_REDIRECT);
+    let status = table.integer("status", 300..=399).unwrap_or(DEFAULT_REDIRECT);
     if !REDIRECTS.contains(&status) {
         let hint = "one of 301, 302, 303, 307, 308";
-        table.error_hint(
-            table.span_of("status"),
-            format!("{status} does not redirect"),
-            hint,
-        );
+        table.error_hint(table.span_of("status"), format!("{status} does not redirect"), hint);
     }
     table.finish();
     Some(Then::Redirect { status, to: to? })

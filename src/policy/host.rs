@@ -41,11 +41,7 @@ impl Pattern {
             return Err("the port of a request is not looked at, leave it out");
         }
         let host: Box<str> = host.as_ref().into();
-        Ok(if wild {
-            Self::Below(host)
-        } else {
-            Self::Exact(host)
-        })
+        Ok(if wild { Self::Below(host) } else { Self::Exact(host) })
     }
 }
 
@@ -59,11 +55,7 @@ pub(super) fn split(sent: &str) -> Option<(Cow<'_, str>, Option<&str>)> {
     if let Some(rest) = sent.strip_prefix('[') {
         let (address, rest) = rest.split_once(']')?;
         let address: Ipv6Addr = address.parse().ok()?;
-        let port = if rest.is_empty() {
-            None
-        } else {
-            Some(port(rest.strip_prefix(':')?)?)
-        };
+        let port = if rest.is_empty() { None } else { Some(port(rest.strip_prefix(':')?)?) };
         return Some((Cow::Owned(format!("[{address}]")), port));
     }
     let (name, port) = match sent.split_once(':') {
@@ -94,10 +86,7 @@ fn port(digits: &str) -> Option<&str> {
 
 /// The names that this one is below, nearest first: `b.c`, `c` for `a.b.c`.
 pub(super) fn parents(host: &str) -> impl Iterator<Item = &str> {
-    std::iter::successors(Some(host), |host| {
-        host.split_once('.').map(|(_, parent)| parent)
-    })
-    .skip(1)
+    std::iter::successors(Some(host), |host| host.split_once('.').map(|(_, parent)| parent)).skip(1)
 }
 
 #[cfg(test)]

@@ -137,11 +137,7 @@ impl Policy {
             body: "the path of this request is not allowed\n".into(),
         };
         let refused = (RouteName(REFUSED.into()), answer);
-        Self {
-            routes,
-            index,
-            refused,
-        }
+        Self { routes, index, refused }
     }
 
     /// Decides about a request: its `Host` or `:authority`, its path without the query, and what
@@ -154,10 +150,7 @@ impl Policy {
     ) -> Option<Decision<'_>> {
         let refuse = || {
             let (route, answer) = &self.refused;
-            Some(Decision {
-                route,
-                action: Action::Answer(answer),
-            })
+            Some(Decision { route, action: Action::Answer(answer) })
         };
         if path::is_refused(path) {
             return refuse();
@@ -175,16 +168,10 @@ impl Policy {
                     return refuse();
                 }
                 let location = to.location(host.unwrap_or_default(), path, query);
-                Action::Redirect {
-                    status: *status,
-                    location,
-                }
+                Action::Redirect { status: *status, location }
             }
         };
-        Some(Decision {
-            route: &route.name,
-            action,
-        })
+        Some(Decision { route: &route.name, action })
     }
 
     /// The names of all routes, in the order in which they count.
@@ -215,9 +202,7 @@ impl Policy {
         let mut first = self.routes.len();
         for list in exact.into_iter().chain(above).chain([&self.index.any]) {
             let covers = |at: &&usize| {
-                self.routes
-                    .get(**at)
-                    .is_some_and(|route| path::covers(&route.path, path))
+                self.routes.get(**at).is_some_and(|route| path::covers(&route.path, path))
             };
             let found = list.iter().take_while(|at| **at < first).find(covers);
             first = found.copied().unwrap_or(first);
@@ -236,11 +221,7 @@ impl Policy {
                 self.find(None, above, &route.path)
             }
         }?;
-        if first < at {
-            self.routes.get(first).map(|route| &route.name)
-        } else {
-            None
-        }
+        if first < at { self.routes.get(first).map(|route| &route.name) } else { None }
     }
 }
 

@@ -9,9 +9,7 @@
 /// `/cart/x`, not `/cartoon`.
 pub(super) fn covers(prefix: &str, path: &str) -> bool {
     prefix == "/"
-        || path
-            .strip_prefix(prefix)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        || path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// Whether no route may see this path: it does not begin with `/`, holds a control character or a

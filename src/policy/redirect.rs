@@ -31,10 +31,7 @@ pub(super) struct BadTarget {
 }
 
 fn bad(message: impl Into<String>, hint: impl Into<String>) -> BadTarget {
-    BadTarget {
-        message: message.into(),
-        hint: hint.into(),
-    }
+    BadTarget { message: message.into(), hint: hint.into() }
 }
 
 impl Target {
@@ -57,10 +54,7 @@ impl Target {
                 parts.push(Part::Text(before.into()));
             }
             let Some((name, after)) = after.split_once('}') else {
-                return Err(bad(
-                    "'{' is not closed",
-                    "write { as %7B if it is meant as it is",
-                ));
+                return Err(bad("'{' is not closed", "write { as %7B if it is meant as it is"));
             };
             parts.push(match name {
                 "host" => Part::Host,
@@ -86,33 +80,22 @@ impl Target {
     /// or `https://example.com.{path}`, would send clients where anybody likes.
     fn check_site(&self, text: &str) -> Result<(), BadTarget> {
         let hint = "such as \"https://example.com{path}{query}\" or \"/new{path}\"";
-        let rest = match text
-            .strip_prefix("https://")
-            .or_else(|| text.strip_prefix("http://"))
-        {
+        let rest = match text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")) {
             Some(rest) => rest,
             None if text == "/" => return Ok(()),
             None => {
                 let second = text.strip_prefix('/').and_then(|rest| rest.chars().next());
                 return match second {
-                    Some('/' | '\\' | '{') => Err(bad(
-                        "the target could leave the site: a text must follow '/'",
-                        hint,
-                    )),
+                    Some('/' | '\\' | '{') => {
+                        Err(bad("the target could leave the site: a text must follow '/'", hint))
+                    }
                     Some(_) => Ok(()),
-                    None => Err(bad(
-                        "the target must begin with https://, http:// or '/'",
-                        hint,
-                    )),
+                    None => Err(bad("the target must begin with https://, http:// or '/'", hint)),
                 };
             }
         };
         let ends = ["/", "?", "#", "{path}", "{query}"];
-        let end = ends
-            .iter()
-            .filter_map(|end| rest.find(end))
-            .min()
-            .unwrap_or(rest.len());
+        let end = ends.iter().filter_map(|end| rest.find(end)).min().unwrap_or(rest.len());
         let authority = rest.get(..end).unwrap_or_default();
         let host = match authority.strip_prefix("{host}") {
             Some(port) => format!("host{port}"),
@@ -177,47 +160,20 @@ mod tests {
     #[test]
     fn nothing_in_a_request_leaves_the_site_or_the_header() {
         for (target, expected) in [
-            (
-                "https://a.example{path}{query}",
-                Ok("https://a.example//p%0D%0A%20%C3%A4?q=%0A"),
-            ),
-            (
-                "http://{host}:8443{path}",
-                Ok("http://h.example:8443//p%0D%0A%20%C3%A4"),
-            ),
+            ("https://a.example{path}{query}", Ok("https://a.example//p%0D%0A%20%C3%A4?q=%0A")),
+            ("http://{host}:8443{path}", Ok("http://h.example:8443//p%0D%0A%20%C3%A4")),
             ("https://{host}{query}", Ok("https://h.example?q=%0A")),
             ("https://[::1]:8443/", Ok("https://[::1]:8443/")),
             ("/new{path}", Ok("/new//p%0D%0A%20%C3%A4")),
             ("/", Ok("/")),
             ("/x?from={host}", Ok("/x?from=h.example")),
-            (
-                "/{path}",
-                Err("the target could leave the site: a text must follow '/'"),
-            ),
-            (
-                "//a.example",
-                Err("the target could leave the site: a text must follow '/'"),
-            ),
-            (
-                "/\\a.example",
-                Err("the target could leave the site: a text must follow '/'"),
-            ),
-            (
-                "{path}",
-                Err("the target must begin with https://, http:// or '/'"),
-            ),
-            (
-                "",
-                Err("the target must begin with https://, http:// or '/'"),
-            ),
-            (
-                "a.example",
-                Err("the target must begin with https://, http:// or '/'"),
-            ),
-            (
-                "javascript:x",
-                Err("the target must begin with https://, http:// or '/'"),
-            ),
+            ("/{path}", Err("the target could leave the site: a text must follow '/'")),
+            ("//a.example", Err("the target could leave the site: a text must follow '/'")),
+            ("/\\a.example", Err("the target could leave the site: a text must follow '/'")),
+            ("{path}", Err("the target must begin with https://, http:// or '/'")),
+            ("", Err("the target must begin with https://, http:// or '/'")),
+            ("a.example", Err("the target must begin with https://, http:// or '/'")),
+            ("javascript:x", Err("the target must begin with https://, http:// or '/'")),
             ("https://", Err("\"\" is not a host")),
             ("https://{path}", Err("\"\" is not a host")),
             ("https://{host}.evil/", Err("\"{host}.evil\" is not a host")),
@@ -234,14 +190,9 @@ mod tests {
 
     #[test]
     fn a_location_is_visible_ascii_whatever_was_sent() {
-        let target = Target::parse("https://a.example{path}{query}")
-            .ok()
-            .unwrap();
+        let target = Target::parse("https://a.example{path}{query}").ok().unwrap();
         let all: String = (0..0x250).filter_map(char::from_u32).collect();
         let location = target.location("", &format!("/{all}"), Some(&all));
-        assert!(
-            location.bytes().all(|byte| byte.is_ascii_graphic()),
-            "{location}"
-        );
+        assert!(location.bytes().all(|byte| byte.is_ascii_graphic()), "{location}");
     }
 }

@@ -57,20 +57,11 @@ fn compiled(text: &str) -> Result<Policy, Report> {
 fn decided(policy: &Policy, host: Option<&str>, path: &str, query: Option<&str>) -> String {
     match policy.decide(host, path, query) {
         None => "none".into(),
-        Some(Decision {
-            route,
-            action: Action::App(app),
-        }) => format!("{route}: {app}"),
-        Some(Decision {
-            route,
-            action: Action::Answer(answer),
-        }) => {
+        Some(Decision { route, action: Action::App(app) }) => format!("{route}: {app}"),
+        Some(Decision { route, action: Action::Answer(answer) }) => {
             format!("{route}: {}", answer.status)
         }
-        Some(Decision {
-            route,
-            action: Action::Redirect { status, location },
-        }) => {
+        Some(Decision { route, action: Action::Redirect { status, location } }) => {
             format!("{route}: {status} {location}")
         }
     }
@@ -87,11 +78,7 @@ fn the_first_route_that_matches_host_and_path_wins() {
         (Some("shop.example.com"), "/tea", "teapot: 418"),
         // An exact host does not come before a wildcard, an earlier route does.
         (Some("shop.example.com"), "/old", "shop: shop"),
-        (
-            Some("x.example.com"),
-            "/old",
-            "any-old: 302 https://x.example.com/new/old",
-        ),
+        (Some("x.example.com"), "/old", "any-old: 302 https://x.example.com/new/old"),
         (Some("x.example.com"), "/", "below: below"),
         (Some("y.x.example.com"), "/", "below: below"),
         (Some("x.deep.example.com"), "/old", "deep: deep"),
@@ -100,29 +87,19 @@ fn the_first_route_that_matches_host_and_path_wins() {
         (Some("badexample.com"), "/", "none"),
         (Some("[0::1]:80"), "/", "test-8: six"),
         (None, "/fixed", "fixed: 308 https://example.com"),
-        (
-            Some("not a host"),
-            "/fixed",
-            "fixed: 308 https://example.com",
-        ),
+        (Some("not a host"), "/fixed", "fixed: 308 https://example.com"),
         (None, "/", "none"),
         // Without a valid host there is nowhere to send the client.
         (None, "/old", "refused: 400"),
         (Some("evil.com/@x.example.com"), "/old", "refused: 400"),
         (Some("a\r\nset-cookie: x"), "/old", "refused: 400"),
     ] {
-        assert_eq!(
-            decided(&policy, host, path, None),
-            expected,
-            "{host:?} {path}"
-        );
+        assert_eq!(decided(&policy, host, path, None), expected, "{host:?} {path}");
     }
     let apps: Vec<&str> = policy.apps().into_iter().map(AppName::as_str).collect();
     assert_eq!(apps, ["below", "cart", "deep", "shop", "six"]);
-    let Some(Decision {
-        action: Action::Answer(answer),
-        ..
-    }) = policy.decide(Some("shop.example.com"), "/tea", None)
+    let Some(Decision { action: Action::Answer(answer), .. }) =
+        policy.decide(Some("shop.example.com"), "/tea", None)
     else {
         panic!("no answer")
     };
@@ -135,15 +112,7 @@ fn the_first_route_that_matches_host_and_path_wins() {
 #[test]
 fn a_path_with_dot_segments_is_refused_before_any_route() {
     let policy = compiled(ROUTES).unwrap();
-    for path in [
-        "/cart/../admin",
-        "/cart/%2e%2E/admin",
-        "/..;/",
-        "/cart%2f..",
-        "*",
-        "",
-        "/a\rb",
-    ] {
+    for path in ["/cart/../admin", "/cart/%2e%2E/admin", "/..;/", "/cart%2f..", "*", "", "/a\rb"] {
         assert_eq!(
             decided(&policy, Some("shop.example.com"), path, None),
             "refused: 400",
@@ -152,11 +121,7 @@ fn a_path_with_dot_segments_is_refused_before_any_route() {
     }
     // As sent: what an app may merge or decode is another path here.
     for path in ["//cart", "/%63art", "/cart%2fx"] {
-        assert_eq!(
-            decided(&policy, Some("shop.example.com"), path, None),
-            "shop: shop",
-            "{path}"
-        );
+        assert_eq!(decided(&policy, Some("shop.example.com"), path, None), "shop: shop", "{path}");
     }
 }
 
@@ -164,17 +129,9 @@ fn a_path_with_dot_segments_is_refused_before_any_route() {
 fn a_redirect_carries_path_and_query_and_nothing_else() {
     let policy = compiled(ROUTES).unwrap();
     for (path, query, expected) in [
-        (
-            "/old/a",
-            Some("x=1&y"),
-            "any-old: 302 https://h.io/new/old/a?x=1&y",
-        ),
+        ("/old/a", Some("x=1&y"), "any-old: 302 https://h.io/new/old/a?x=1&y"),
         ("/old/a", Some(""), "any-old: 302 https://h.io/new/old/a?"),
-        (
-            "/old/ä",
-            Some("\r\nx: y"),
-            "any-old: 302 https://h.io/new/old/%C3%A4?%0D%0Ax:%20y",
-        ),
+        ("/old/ä", Some("\r\nx: y"), "any-old: 302 https://h.io/new/old/%C3%A4?%0D%0Ax:%20y"),
     ] {
         assert_eq!(decided(&policy, Some("H.io:80"), path, query), expected);
     }
@@ -184,29 +141,14 @@ fn a_redirect_carries_path_and_query_and_nothing_else() {
 fn a_broken_route_is_reported_where_it_stands() {
     for (lines, expected) in [
         ("", "1:1 the route does nothing"),
-        (
-            "app = \"a\"\nanswer = {}",
-            "3:1 answer and app exclude each other",
-        ),
-        (
-            "app = \"a\"\n[route.answer]",
-            "3:8 answer and app exclude each other",
-        ),
-        (
-            "app = \"a\"\n[route.redirect]\nto = \"/x\"",
-            "3:8 redirect and app exclude each other",
-        ),
-        (
-            "app = \"A\"",
-            "2:7 bad name \"A\": only a-z, 0-9 and '-' are allowed",
-        ),
+        ("app = \"a\"\nanswer = {}", "3:1 answer and app exclude each other"),
+        ("app = \"a\"\n[route.answer]", "3:8 answer and app exclude each other"),
+        ("app = \"a\"\n[route.redirect]\nto = \"/x\"", "3:8 redirect and app exclude each other"),
+        ("app = \"A\"", "2:7 bad name \"A\": only a-z, 0-9 and '-' are allowed"),
         ("app = 1", "2:7 expected a string, found an integer"),
         ("ap = \"a\"\nanswer = {}", "2:1 unknown key \"ap\""),
         ("name = \"\"\napp = \"a\"", "2:8 bad name \"\": it is empty"),
-        (
-            "name = \"refused\"\napp = \"a\"",
-            "2:8 the name \"refused\" is taken by the edgepoint",
-        ),
+        ("name = \"refused\"\napp = \"a\"", "2:8 the name \"refused\" is taken by the edgepoint"),
         ("host = \"*\"\napp = \"a\"", "2:8 \"*\" is not a host"),
         (
             "host = \"a.*.b\"\napp = \"a\"",
@@ -225,86 +167,29 @@ fn a_broken_route_is_reported_where_it_stands() {
             "host = \"a b\"\napp = \"a\"",
             "2:8 bad host \"a b\": letters, digits, '-', '_' and '.' are allowed",
         ),
-        (
-            "host = 1\napp = \"a\"",
-            "2:8 expected a string, found an integer",
-        ),
-        (
-            "path = \"cart\"\napp = \"a\"",
-            "2:8 bad path \"cart\": the path does not begin with '/'",
-        ),
-        (
-            "path = \"/a?b\"\napp = \"a\"",
-            "2:8 bad path \"/a?b\": a path ends before '?' and '#'",
-        ),
-        (
-            "path = \"/ä\"\napp = \"a\"",
-            "2:8 bad path \"/ä\": only visible ASCII is sent in a path",
-        ),
-        (
-            "path = \"/a/../b\"\napp = \"a\"",
-            "2:8 bad path \"/a/../b\": no request has such a path",
-        ),
-        (
-            "path = \"/a/\"\napp = \"a\"",
-            "2:8 bad path \"/a/\": a prefix does not end with '/'",
-        ),
-        (
-            "path = \"/a/*\"\napp = \"a\"",
-            "2:8 bad path \"/a/*\": '*' stands for nothing in a path",
-        ),
+        ("host = 1\napp = \"a\"", "2:8 expected a string, found an integer"),
+        ("path = \"cart\"\napp = \"a\"", "2:8 bad path \"cart\": the path does not begin with '/'"),
+        ("path = \"/a?b\"\napp = \"a\"", "2:8 bad path \"/a?b\": a path ends before '?' and '#'"),
+        ("path = \"/ä\"\napp = \"a\"", "2:8 bad path \"/ä\": only visible ASCII is sent in a path"),
+        ("path = \"/a/../b\"\napp = \"a\"", "2:8 bad path \"/a/../b\": no request has such a path"),
+        ("path = \"/a/\"\napp = \"a\"", "2:8 bad path \"/a/\": a prefix does not end with '/'"),
+        ("path = \"/a/*\"\napp = \"a\"", "2:8 bad path \"/a/*\": '*' stands for nothing in a path"),
         ("answer = 1", "2:10 expected a table, found an integer"),
-        (
-            "[route.answer]\nstatus = 101",
-            "3:10 101 is not between 200 and 599",
-        ),
-        (
-            "[route.answer]\nstatus = 600",
-            "3:10 600 is not between 200 and 599",
-        ),
-        (
-            "[route.answer]\nstatus = 204\nbody = \"x\"",
-            "4:8 an answer with status 204 has no body",
-        ),
-        (
-            "[route.answer]\ncontent_type = \"\"",
-            "3:16 bad content type \"\"",
-        ),
-        (
-            "[route.answer]\ncontent_type = \"a\\r\\nb: c\"",
-            "3:16 bad content type \"a\\r\\nb: c\"",
-        ),
-        (
-            "[route.answer]\nbody = 1",
-            "3:8 expected a string, found an integer",
-        ),
+        ("[route.answer]\nstatus = 101", "3:10 101 is not between 200 and 599"),
+        ("[route.answer]\nstatus = 600", "3:10 600 is not between 200 and 599"),
+        ("[route.answer]\nstatus = 204\nbody = \"x\"", "4:8 an answer with status 204 has no body"),
+        ("[route.answer]\ncontent_type = \"\"", "3:16 bad content type \"\""),
+        ("[route.answer]\ncontent_type = \"a\\r\\nb: c\"", "3:16 bad content type \"a\\r\\nb: c\""),
+        ("[route.answer]\nbody = 1", "3:8 expected a string, found an integer"),
         ("[route.answer]\nheaders = 1", "3:1 unknown key \"headers\""),
         ("redirect = \"/x\"", "2:12 expected a table, found a string"),
         ("[route.redirect]", "2:1 missing key \"to\""),
-        (
-            "[route.redirect]\nto = 1",
-            "3:6 expected a string, found an integer",
-        ),
-        (
-            "[route.redirect]\nto = \"https://a{pfad}\"",
-            "3:6 unknown placeholder {pfad}",
-        ),
-        (
-            "[route.redirect]\nto = \"https://a\\n\"",
-            "3:6 the target must not hold '\\n'",
-        ),
-        (
-            "[route.redirect]\nto = \"/x\"\nstatus = 304",
-            "4:10 304 does not redirect",
-        ),
-        (
-            "[route.redirect]\nto = \"/x\"\nstatus = 200",
-            "4:10 200 is not between 300 and 399",
-        ),
-        (
-            "[route.redirect]\nto = \"/x\"\nfoo = 1",
-            "4:1 unknown key \"foo\"",
-        ),
+        ("[route.redirect]\nto = 1", "3:6 expected a string, found an integer"),
+        ("[route.redirect]\nto = \"https://a{pfad}\"", "3:6 unknown placeholder {pfad}"),
+        ("[route.redirect]\nto = \"https://a\\n\"", "3:6 the target must not hold '\\n'"),
+        ("[route.redirect]\nto = \"/x\"\nstatus = 304", "4:10 304 does not redirect"),
+        ("[route.redirect]\nto = \"/x\"\nstatus = 200", "4:10 200 is not between 300 and 399"),
+        ("[route.redirect]\nto = \"/x\"\nfoo = 1", "4:1 unknown key \"foo\""),
         (
             "app = \"a\"\nname = \"x\"\n[[route]]\napp = \"b\"\nname = \"x\"\nhost = \"b\"",
             "6:8 a second route named \"x\"",
@@ -374,17 +259,9 @@ fn a_route_that_an_earlier_one_covers_is_warned_about() {
     ] {
         let text = format!("[[route]]\napp = \"a\"\n{first}\n[[route]]\napp = \"b\"\n{second}\n");
         let mut report = Report::new();
-        assert!(
-            compile([("f.toml", text.as_str())], &mut report).is_some(),
-            "{report}"
-        );
+        assert!(compile([("f.toml", text.as_str())], &mut report).is_some(), "{report}");
         assert_eq!(!report.is_empty(), warned, "{text}{report}");
-        assert_eq!(
-            report
-                .to_string()
-                .contains("warning: no request reaches this"),
-            warned
-        );
+        assert_eq!(report.to_string().contains("warning: no request reaches this"), warned);
     }
 }
 
@@ -396,21 +273,14 @@ fn the_index_finds_what_trying_every_route_finds() {
     for seed in 1..200_usize {
         let pick = |n: usize| (n.wrapping_mul(seed * 2_654_435_761) >> 7) % 28;
         let mut text = String::new();
-        let chosen: Vec<(&str, &str)> = (1..=9)
-            .map(|n| (hosts[pick(n) % 7], paths[pick(n) / 7]))
-            .collect();
+        let chosen: Vec<(&str, &str)> =
+            (1..=9).map(|n| (hosts[pick(n) % 7], paths[pick(n) / 7])).collect();
         for (host, path) in &chosen {
-            let host = if host.is_empty() {
-                String::new()
-            } else {
-                format!("host = {host:?}\n")
-            };
+            let host = if host.is_empty() { String::new() } else { format!("host = {host:?}\n") };
             text.push_str(&format!("[[route]]\n{host}path = {path:?}\napp = \"a\"\n"));
         }
         let policy = compiled(&text).unwrap();
-        for host in [
-            "io", "a.io", "b.io", "x.a.io", "y.a.io", "c.b.a.io", "other",
-        ] {
+        for host in ["io", "a.io", "b.io", "x.a.io", "y.a.io", "c.b.a.io", "other"] {
             for path in ["/", "/x", "/x/y/z", "/xy", "/z"] {
                 let covers = |(pattern, prefix): &(&str, &str)| {
                     let host = match pattern.strip_prefix('*') {
@@ -419,10 +289,7 @@ fn the_index_finds_what_trying_every_route_finds() {
                     };
                     host && path::covers(prefix, path)
                 };
-                let expected = chosen
-                    .iter()
-                    .position(covers)
-                    .map(|at| format!("test-{}", at + 1));
+                let expected = chosen.iter().position(covers).map(|at| format!("test-{}", at + 1));
                 let found = policy.decide(Some(host), path, None);
                 let found = found.map(|decision| decision.route.to_string());
                 assert_eq!(found, expected, "{host} {path}\n{text}");
@@ -445,50 +312,26 @@ fn the_policies_of_the_project_do_what_they_say() {
     let mut files: Vec<(String, String)> = std::fs::read_dir(dir)
         .unwrap()
         .map(|entry| entry.unwrap().path())
-        .filter(|path| {
-            path.extension()
-                .is_some_and(|extension| extension == "toml")
-        })
-        .map(|path| {
-            (
-                path.display().to_string(),
-                std::fs::read_to_string(&path).unwrap(),
-            )
-        })
+        .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
+        .map(|path| (path.display().to_string(), std::fs::read_to_string(&path).unwrap()))
         .collect();
     files.sort();
     for (name, text) in &files {
         assert!(text.starts_with("# "), "{name} does not say what it is for");
     }
     let mut report = Report::new();
-    let sources = files
-        .iter()
-        .map(|(name, text)| (name.as_str(), text.as_str()));
+    let sources = files.iter().map(|(name, text)| (name.as_str(), text.as_str()));
     let policy = compile(sources, &mut report).unwrap_or_else(|| panic!("{report}"));
     assert!(report.is_empty(), "{report}");
     for (host, path, query, expected) in [
         ("anything", "/healthz-edge", None, "edge-health: 200"),
-        (
-            "counter.localhost:8080",
-            "/healthz-edge",
-            None,
-            "edge-health: 200",
-        ),
+        ("counter.localhost:8080", "/healthz-edge", None, "edge-health: 200"),
         ("counter.localhost:8080", "/", None, "counter: counter"),
         ("node.localhost", "/x", None, "node: node"),
         ("chain.localhost", "/x", None, "chain: chain"),
-        (
-            "www.example.com",
-            "/cart",
-            Some("item=1"),
-            "www: 308 https://example.com/cart?item=1",
-        ),
+        ("www.example.com", "/cart", Some("item=1"), "www: 308 https://example.com/cart?item=1"),
         ("example.com", "/", None, "none"),
     ] {
-        assert_eq!(
-            decided(&policy, Some(host), path, query),
-            expected,
-            "{host} {path}"
-        );
+        assert_eq!(decided(&policy, Some(host), path, query), expected, "{host} {path}");
     }
 }

@@ -8,6 +8,8 @@ use crate::scan::{self, Named, Token};
 /// name that fits counts. `*` is everything.
 const ARROWS: &[(&str, &[&str])] = &[
     ("model", &[]),
+    ("docs", &[]),
+    ("supervisor", &["model", "clock", "os", "agent", "config", "conduit", "edgepoint"]),
     ("clock", &[]),
     ("report", &[]),
     ("os", &["model"]),
@@ -25,7 +27,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("meter", &["model", "clock", "telemetry"]),
     (
         "manager",
-        &["model", "agent", "appshot", "meter", "clock", "telemetry"],
+        &["model", "agent", "appshot", "meter", "clock", "telemetry", "os"],
     ),
     (
         "deploy",
@@ -117,7 +119,7 @@ const ADDRESSES: &[&str] = &[
 const DOORS: &[(&str, &[&str])] = &[
     ("pingora", &["src/dispatch/local"]),
     ("rusqlite", &["src/meter/ledger"]),
-    ("nix", &["src/os", "src/agent", "src/bin", "src/edgepoint"]),
+    ("nix", &["src/os", "src/agent", "src/bin", "src/supervisor"]),
     ("prost", &["src/agent/criu"]),
     ("axum", &["src/conduit"]),
     ("hyper", &["src/conduit"]),

@@ -39,11 +39,7 @@ pub fn check(root: bool) -> Vec<Finding> {
         if root {
             ok("root", "yes")
         } else {
-            fail(
-                "root",
-                "no: an edgepoint makes namespaces and mounts",
-                "run it as root",
-            )
+            fail("root", "no: an edgepoint makes namespaces and mounts", "run it as root")
         },
         kernel(),
     ];
@@ -82,11 +78,7 @@ fn kernel() -> Finding {
         return ok("kernel", release);
     }
     let remedy = "boot Linux 5.11 or newer with CONFIG_TIME_NS and CONFIG_CHECKPOINT_RESTORE";
-    fail(
-        "kernel",
-        format!("{release} lacks {}", missing.join(", ")),
-        remedy,
-    )
+    fail("kernel", format!("{release} lacks {}", missing.join(", ")), remedy)
 }
 
 /// `6.18.44-x` → (6, 18), `Version: 4.2` → (4, 2).
@@ -132,11 +124,7 @@ fn cgroups() -> Vec<Finding> {
     match tried {
         Err(error) => {
             let remedy = "enable the controllers memory, cpu and pids, and let root write to them";
-            vec![fail(
-                NAME,
-                format!("v{version}: a group cannot be limited: {error}"),
-                remedy,
-            )]
+            vec![fail(NAME, format!("v{version}: a group cannot be limited: {error}"), remedy)]
         }
         Ok(has_kill) => {
             let mut findings = vec![ok(NAME, format!("v{version}: memory, cpu and pids"))];
@@ -152,16 +140,9 @@ fn cgroups() -> Vec<Finding> {
 /// Makes a group and limits it. Says whether the kernel can end it at once.
 fn try_group(hierarchy: &Hierarchy) -> io::Result<bool> {
     let group: Group = hierarchy.group("probe")?;
-    group.limit(&Limits {
-        memory: Bytes(16 << 20),
-        cpu_millis: 100,
-        pids: 8,
-    })?;
+    group.limit(&Limits { memory: Bytes(16 << 20), cpu_millis: 100, pids: 8 })?;
     group.usage()?;
-    Ok(group
-        .joins()
-        .iter()
-        .any(|procs| procs.with_file_name("cgroup.kill").exists()))
+    Ok(group.joins().iter().any(|procs| procs.with_file_name("cgroup.kill").exists()))
 }
 
 fn overlay() -> Finding {
@@ -196,11 +177,7 @@ fn open_files() -> Finding {
     let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
     match soft_limit(&limits) {
         Some(limit) if limit >= LEAST_OPEN_FILES => {
-            let text = if limit == u64::MAX {
-                "unlimited".into()
-            } else {
-                limit.to_string()
-            };
+            let text = if limit == u64::MAX { "unlimited".into() } else { limit.to_string() };
             ok(NAME, format!("{text} at most"))
         }
         limit => {
@@ -208,19 +185,13 @@ fn open_files() -> Finding {
                 Some(limit) => format!("{limit} at most, {LEAST_OPEN_FILES} are needed"),
                 None => "their limit cannot be read".into(),
             };
-            fail(
-                NAME,
-                detail,
-                "ulimit -n 65536, or LimitNOFILE=65536 in the service's unit",
-            )
+            fail(NAME, detail, "ulimit -n 65536, or LimitNOFILE=65536 in the service's unit")
         }
     }
 }
 
 fn soft_limit(limits: &str) -> Option<u64> {
-    let line = limits
-        .lines()
-        .find_map(|line| line.strip_prefix("Max open files"))?;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
     match line.split_ascii_whitespace().next()? {
         "unlimited" => Some(u64::MAX),
         number => number.parse().ok(),
@@ -252,10 +223,7 @@ mod tests {
         assert_eq!(effective_uid(""), None);
         let limits = "Limit  Soft Limit  Hard Limit  Units\nMax open files  1024  4096  files\n";
         assert_eq!(soft_limit(limits), Some(1024));
-        assert_eq!(
-            soft_limit("Max open files  unlimited unlimited files"),
-            Some(u64::MAX)
-        );
+        assert_eq!(soft_limit("Max open files  unlimited unlimited files"), Some(u64::MAX));
         assert_eq!(soft_limit(""), None);
     }
 
@@ -268,10 +236,6 @@ mod tests {
         fs::create_dir(root.path().join("lib64")).unwrap();
         let finding = merged_usr(root.path());
         assert_eq!(finding.status, Status::Fail);
-        assert!(
-            finding.detail.starts_with("/lib64 is"),
-            "{}",
-            finding.detail
-        );
+        assert!(finding.detail.starts_with("/lib64 is"), "{}", finding.detail);
     }
 }

@@ -66,11 +66,7 @@ fn criu(prefix: &Path) -> Finding {
         return fail(NAME, format!("there is no {}", missing.display()), remedy);
     }
     let mut command = Command::new(loader);
-    command
-        .arg("--library-path")
-        .arg(prefix.join("lib"))
-        .arg(program)
-        .arg("--version");
+    command.arg("--library-path").arg(prefix.join("lib")).arg(program).arg("--version");
     match output(&mut command) {
         Ok(text) => match version(&text) {
             Some(found) if found >= OLDEST_CRIU => {
@@ -87,11 +83,7 @@ fn criu(prefix: &Path) -> Finding {
 
 /// What a program prints that prints little and ends soon.
 fn output(command: &mut Command) -> io::Result<String> {
-    command
-        .env_clear()
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null());
+    command.env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.spawn()?;
     let end = clock::now() + PATIENCE;
     loop {
@@ -115,17 +107,9 @@ fn output(command: &mut Command) -> io::Result<String> {
 fn state(state: &Path, root: bool) -> Vec<Finding> {
     const NAME: &str = "state directory";
     let Some(existing) = state.ancestors().find(|path| path.is_dir()) else {
-        return vec![fail(
-            NAME,
-            format!("{} cannot be made", state.display()),
-            "make it",
-        )];
+        return vec![fail(NAME, format!("{} cannot be made", state.display()), "make it")];
     };
-    let writable = if root {
-        writable(existing, state)
-    } else {
-        untried(NAME)
-    };
+    let writable = if root { writable(existing, state) } else { untried(NAME) };
     vec![writable, file_system(existing), free(existing)]
 }
 
@@ -137,11 +121,7 @@ fn writable(existing: &Path, state: &Path) -> Finding {
         Ok(()) => ok(NAME, format!("{}, which will be made", state.display())),
         Err(error) => {
             let detail = format!("{} cannot be written to: {error}", existing.display());
-            fail(
-                NAME,
-                detail,
-                "name another one: [directories] state = \"...\"",
-            )
+            fail(NAME, detail, "name another one: [directories] state = \"...\"")
         }
     }
 }
@@ -152,21 +132,13 @@ fn file_system(existing: &Path) -> Finding {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let existing = fs::canonicalize(existing).unwrap_or_else(|_| existing.to_owned());
     let Some(kind) = mounted_as(&mounts, &existing) else {
-        return warn(
-            NAME,
-            format!("that of {} is unknown", existing.display()),
-            remedy,
-        );
+        return warn(NAME, format!("that of {} is unknown", existing.display()), remedy);
     };
     let of_state = format!("of {} is {kind}", existing.display());
     if GOOD_SYSTEMS.contains(&kind) {
         ok(NAME, of_state)
     } else if BAD_SYSTEMS.contains(&kind) || kind.starts_with("fuse.") {
-        fail(
-            NAME,
-            format!("{of_state}, which cannot hold layers"),
-            remedy,
-        )
+        fail(NAME, format!("{of_state}, which cannot hold layers"), remedy)
     } else {
         warn(NAME, format!("{of_state}, which nobody has tried"), remedy)
     }
@@ -206,13 +178,7 @@ fn free(existing: &Path) -> Finding {
 
 /// The fourth column of `df -Pk`.
 fn available(text: &str) -> Option<Bytes> {
-    let kib: u64 = text
-        .lines()
-        .nth(1)?
-        .split_ascii_whitespace()
-        .nth(3)?
-        .parse()
-        .ok()?;
+    let kib: u64 = text.lines().nth(1)?.split_ascii_whitespace().nth(3)?.parse().ok()?;
     Some(Bytes(kib.saturating_mul(1024)))
 }
 
@@ -224,17 +190,12 @@ fn listen(config: &Config) -> Vec<Finding> {
     let fixed = addresses.filter(|address| address.port() != 0);
     let check = |address: &SocketAddr| match TcpListener::bind(address) {
         Ok(_) => ok(NAME, format!("{address} is free")),
-        Err(error) if ours && error.kind() == io::ErrorKind::AddrInUse => ok(
-            NAME,
-            format!("{address} is in use, and an edgepoint runs here"),
-        ),
+        Err(error) if ours && error.kind() == io::ErrorKind::AddrInUse => {
+            ok(NAME, format!("{address} is in use, and an edgepoint runs here"))
+        }
         Err(error) => {
             let remedy = "end the program that listens there, or choose another address";
-            warn(
-                NAME,
-                format!("{address} cannot be listened on: {error}"),
-                remedy,
-            )
+            warn(NAME, format!("{address} cannot be listened on: {error}"), remedy)
         }
     };
     fixed.map(check).collect()
@@ -291,11 +252,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let state = directory.path().join("a/b");
         let finding = writable(directory.path(), &state);
-        assert!(
-            finding.detail.ends_with("will be made"),
-            "{}",
-            finding.detail
-        );
+        assert!(finding.detail.ends_with("will be made"), "{}", finding.detail);
         assert!(fs::read_dir(directory.path()).unwrap().next().is_none());
     }
 }

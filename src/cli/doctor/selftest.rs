@@ -79,17 +79,10 @@ struct Figures {
 /// Runs the self-test.
 pub async fn check(config: &Config) -> Finding {
     match guarded(config).await {
-        Ok(Figures {
-            dump,
-            restore,
-            bytes,
-        }) => {
+        Ok(Figures { dump, restore, bytes }) => {
             let time = |time: Duration| millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
             let (dump, restore) = (time(dump), time(restore));
-            ok(
-                NAME,
-                format!("parked in {dump} ({bytes}), woken in {restore}, counted on"),
-            )
+            ok(NAME, format!("parked in {dump} ({bytes}), woken in {restore}, counted on"))
         }
         Err(error) => {
             let remedy = "mend what is wrong above, then try again; if nothing is, the reason \
@@ -147,84 +140,44 @@ async fn exercise(
 ) -> anyhow::Result<Figures> {
     let client = agent.connect(&settings.socket).await?;
     let ask = async |verb: Verb, what: &'static str| {
-        client
-            .ask(verb, &[], STEP)
-            .await
-            .with_context(|| format!("cannot {what} the app"))
+        client.ask(verb, &[], STEP).await.with_context(|| format!("cannot {what} the app"))
     };
     let source = File::open(app_directory(work)?)?;
-    let verb = Verb::Register {
-        app: Box::new(app()?),
-    };
+    let verb = Verb::Register { app: Box::new(app()?) };
     let answer = client.ask(verb, &[source.as_fd()], STEP).await;
     let Answer::Registered { release } = answer.context("cannot register the app")?.0 else {
         bail!("the agent registered the app in an odd way");
     };
 
     let (first, second) = (InstanceId::new(1), InstanceId::new(2));
-    let verb = Verb::Start {
-        instance: first,
-        release: release.clone(),
-        generation: 1,
-    };
+    let verb = Verb::Start { instance: first, release: release.clone(), generation: 1 };
     let (_, mut sockets) = ask(verb, "start").await?;
     for expected in 1..=3 {
-        let count = answered(&mut sockets)
-            .await
-            .context("the app does not answer")?;
-        ensure!(
-            count == expected,
-            "the app counted {count} at request {expected}"
-        );
+        let count = answered(&mut sockets).await.context("the app does not answer")?;
+        ensure!(count == expected, "the app counted {count} at request {expected}");
     }
 
     let appshot = AppshotId::new("parked-1")?;
-    let verb = Verb::Park {
-        instance: first,
-        appshot: appshot.clone(),
-        kind: Kind::Parked,
-    };
+    let verb = Verb::Park { instance: first, appshot: appshot.clone(), kind: Kind::Parked };
     let begin = clock::now();
     let (answer, _) = ask(verb, "park").await?;
     let dump = clock::now() - begin;
-    let Answer::Parked { bytes, .. } = answer else {
-        bail!("the agent parked in an odd way")
-    };
+    let Answer::Parked { bytes, .. } = answer else { bail!("the agent parked in an odd way") };
     let left = client.instances(STEP).await?;
     ensure!(left.is_empty(), "an instance runs on after it was parked");
     let socket = sockets.pop().context("the agent gave too few sockets")?;
-    ensure!(
-        request(socket).await.is_err(),
-        "the app answers although it is parked"
-    );
+    ensure!(request(socket).await.is_err(), "the app answers although it is parked");
 
-    let verb = Verb::Restore {
-        instance: second,
-        appshot,
-        generation: 2,
-    };
+    let verb = Verb::Restore { instance: second, appshot, generation: 2 };
     let begin = clock::now();
     let (_, mut sockets) = ask(verb, "restore").await?;
     let restore = clock::now() - begin;
-    let count = answered(&mut sockets)
-        .await
-        .context("the restored app does not answer")?;
+    let count = answered(&mut sockets).await.context("the restored app does not answer")?;
     ensure!(count == 4, "the restored app counted {count} instead of 4");
 
-    ask(
-        Verb::Stop {
-            instance: second,
-            patience_ms: 1_000,
-        },
-        "stop",
-    )
-    .await?;
+    ask(Verb::Stop { instance: second, patience_ms: 1_000 }, "stop").await?;
     ask(Verb::Forget { release }, "forget").await?;
-    Ok(Figures {
-        dump,
-        restore,
-        bytes,
-    })
+    Ok(Figures { dump, restore, bytes })
 }
 
 /// Asks the app until it answers: its port opens a moment after its process runs.
@@ -246,17 +199,13 @@ async fn request(socket: OwnedFd) -> anyhow::Result<u64> {
     let talk = async {
         let socket = TcpSocket::from_std_stream(TcpStream::from(socket));
         let mut stream = socket.connect(([127, 0, 0, 1], PORT).into()).await?;
-        stream
-            .write_all(b"GET / HTTP/1.1\r\nhost: probe\r\n\r\n")
-            .await?;
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: probe\r\n\r\n").await?;
         let mut text = String::new();
         stream.take(4 << 10).read_to_string(&mut text).await?;
         let (_, body) = text.split_once("\r\n\r\n").context("no whole answer")?;
         Ok(body.trim().parse()?)
     };
-    timeout(REQUEST, talk)
-        .await
-        .unwrap_or_else(|_| bail!("no answer in time"))
+    timeout(REQUEST, talk).await.unwrap_or_else(|_| bail!("no answer in time"))
 }
 
 /// The end of the agent's log in one line. That workers which were never used are gone is no news.
@@ -272,17 +221,12 @@ async fn stop_all(socket: &Path) -> anyhow::Result<()> {
     let stopping = async {
         let (client, _events) = Client::connect(socket).await?;
         for instance in client.instances(STEP).await? {
-            let verb = Verb::Stop {
-                instance: instance.id,
-                patience_ms: 0,
-            };
+            let verb = Verb::Stop { instance: instance.id, patience_ms: 0 };
             client.ask(verb, &[], STEP).await?;
         }
         Ok(())
     };
-    timeout(STEP, stopping)
-        .await
-        .unwrap_or_else(|_| bail!("not done in time"))
+    timeout(STEP, stopping).await.unwrap_or_else(|_| bail!("not done in time"))
 }
 
 /// A directory that is removed in the end.
@@ -294,11 +238,7 @@ impl Work {
     /// In the state directory, so that its file system is the one that is tried.
     fn make(state: &Path) -> anyhow::Result<Self> {
         let fits = state.is_dir() && state.as_os_str().len() < MAX_PATH;
-        let parent = if fits {
-            state.to_owned()
-        } else {
-            std::env::temp_dir()
-        };
+        let parent = if fits { state.to_owned() } else { std::env::temp_dir() };
         let path = parent.join(format!(".doctor-{}", std::process::id()));
         fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
         Ok(Self { path })
@@ -327,10 +267,7 @@ impl AgentProcess {
     fn start(settings: &server::Config, log: &Path) -> anyhow::Result<Self> {
         let program = place::beside("edgepoint-agent")?;
         let mut command = Command::new(&program);
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(File::create(log)?);
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(File::create(log)?);
         command.env("RUST_BACKTRACE", "0");
         // Ctrl-C is for us; we end the agent in our own order.
         command.process_group(0);
@@ -420,33 +357,15 @@ fn app() -> anyhow::Result<App> {
     Ok(App {
         name: AppName::new("probe")?,
         provider: ProviderName::new("doctor")?,
-        processes: vec![Process {
-            name: "probe".into(),
-            command,
-        }],
+        processes: vec![Process { name: "probe".into(), command }],
         env: std::collections::BTreeMap::new(),
         internal_port: PORT,
-        health: Health {
-            path: None,
-            timeout: REQUEST,
-            grace_period: APP_START,
-        },
-        limits: Limits {
-            memory: Bytes(128 << 20),
-            cpu_millis: 1_000,
-            pids: 16,
-        },
+        health: Health { path: None, timeout: REQUEST, grace_period: APP_START },
+        limits: Limits { memory: Bytes(128 << 20), cpu_millis: 1_000, pids: 16 },
         scale: Scale { min: 0, max: 1 },
         concurrency: Concurrency { hard: 1 },
-        wake: Wake {
-            timeout: APP_START,
-            max_pending: 1,
-        },
-        sleep: Sleep {
-            park_after: None,
-            state: State::Keep,
-            on_lost_state: OnLostState::Error,
-        },
+        wake: Wake { timeout: APP_START, max_pending: 1 },
+        sleep: Sleep { park_after: None, state: State::Keep, on_lost_state: OnLostState::Error },
         clonable: false,
         snapshot: Snapshot::default(),
     })

@@ -58,11 +58,7 @@ const LEAST: &str = "name = \"a\"\nprovider = \"p\"\ncommand = \"/bin/a\"\n";
 fn read(text: &str) -> Result<App, Report> {
     let mut report = Report::new();
     let app = parse("app.toml", text, &mut report);
-    assert_eq!(
-        app.is_some(),
-        report.is_empty(),
-        "a value without a report, or neither:\n{report}"
-    );
+    assert_eq!(app.is_some(), report.is_empty(), "a value without a report, or neither:\n{report}");
     app.ok_or(report)
 }
 
@@ -103,17 +99,10 @@ fn every_key_is_read() {
             timeout: Duration::from_millis(250),
             grace_period: Duration::from_secs(120),
         },
-        limits: Limits {
-            memory: Bytes(64 << 20),
-            cpu_millis: 500,
-            pids: 32,
-        },
+        limits: Limits { memory: Bytes(64 << 20), cpu_millis: 500, pids: 32 },
         scale: Scale { min: 1, max: 3 },
         concurrency: Concurrency { hard: 10 },
-        wake: Wake {
-            timeout: Duration::from_secs(5),
-            max_pending: 16,
-        },
+        wake: Wake { timeout: Duration::from_secs(5), max_pending: 16 },
         sleep: Sleep {
             park_after: Some(Duration::from_secs(3600)),
             state: State::Discard,
@@ -131,35 +120,13 @@ fn every_key_is_read() {
 #[test]
 fn three_lines_are_an_app() {
     let app = read(LEAST).unwrap();
-    assert_eq!(
-        app.processes,
-        [Process {
-            name: "app".into(),
-            command: vec!["/bin/a".into()]
-        }]
-    );
+    assert_eq!(app.processes, [Process { name: "app".into(), command: vec!["/bin/a".into()] }]);
     assert_eq!((app.internal_port, app.clonable), (8080, false));
-    assert_eq!(
-        app.limits,
-        Limits {
-            memory: Bytes(512 << 20),
-            cpu_millis: 1000,
-            pids: 256
-        }
-    );
-    assert_eq!(
-        (app.scale.min, app.scale.max, app.concurrency.hard),
-        (0, 1, 100)
-    );
-    assert_eq!(
-        (app.wake.timeout, app.wake.max_pending),
-        (Duration::from_secs(30), 2048)
-    );
+    assert_eq!(app.limits, Limits { memory: Bytes(512 << 20), cpu_millis: 1000, pids: 256 });
+    assert_eq!((app.scale.min, app.scale.max, app.concurrency.hard), (0, 1, 100));
+    assert_eq!((app.wake.timeout, app.wake.max_pending), (Duration::from_secs(30), 2048));
     assert_eq!(app.sleep.park_after, Some(Duration::from_secs(300)));
-    assert_eq!(
-        (app.sleep.state, app.sleep.on_lost_state),
-        (State::Keep, OnLostState::Cold)
-    );
+    assert_eq!((app.sleep.state, app.sleep.on_lost_state), (State::Keep, OnLostState::Cold));
     assert_eq!(app.health.grace_period, Duration::from_secs(30));
     assert_eq!(app.snapshot, Snapshot::default());
 }
@@ -179,13 +146,7 @@ fn what_is_allowed_together_is_allowed() {
     ] {
         check(lines, &[]);
     }
-    assert_eq!(
-        read(&format!("{LEAST}limits.cpu = 2"))
-            .unwrap()
-            .limits
-            .cpu_millis,
-        2_000
-    );
+    assert_eq!(read(&format!("{LEAST}limits.cpu = 2")).unwrap().limits.cpu_millis, 2_000);
     let never = format!("{LEAST}sleep.park_after = \"never\"");
     assert_eq!(read(&never).unwrap().sleep.park_after, None);
 }
@@ -196,10 +157,7 @@ fn syntax_errors_are_reported_beside_the_others_and_cause_no_more() {
         // The value is missing, so is the command; the second is only said without the first.
         (
             "name = \nprovider = 1",
-            vec![
-                "1:8 the value is missing",
-                "2:12 expected a string, found an integer",
-            ],
+            vec!["1:8 the value is missing", "2:12 expected a string, found an integer"],
         ),
         (
             "name = shop\nprovider = \"Ä\"\n",
@@ -212,15 +170,9 @@ fn syntax_errors_are_reported_beside_the_others_and_cause_no_more() {
             "name = \"a\nprovider = \"p\"\ncommand = \"c\"",
             vec!["1:10 invalid basic string, expected `\"`"],
         ),
-        (
-            "[limits\nmemory = \"1GiB\"",
-            vec!["1:8 unclosed table, expected `]`"],
-        ),
+        ("[limits\nmemory = \"1GiB\"", vec!["1:8 unclosed table, expected `]`"]),
         ("name = \"a\"\nname = \"b\"", vec!["2:1 duplicate key"]),
-        (
-            "ä = 1",
-            vec!["1:1 invalid unquoted key, expected letters, numbers, `-`, `_`"],
-        ),
+        ("ä = 1", vec!["1:1 invalid unquoted key, expected letters, numbers, `-`, `_`"]),
     ] {
         let found = read(text).unwrap_err().located();
         let found: Vec<String> = found
@@ -271,19 +223,9 @@ app.toml:13:2: unknown key "wakes"
 #[test]
 fn an_unknown_key_like_no_other_is_answered_with_all_keys() {
     let report = read(&format!("{LEAST}[limits]\ndisk = \"1GiB\"")).unwrap_err();
-    assert!(
-        report
-            .to_string()
-            .ends_with("= hint: known keys: memory, cpu, pids\n"),
-        "{report}"
-    );
+    assert!(report.to_string().ends_with("= hint: known keys: memory, cpu, pids\n"), "{report}");
     let report = read(&format!("{LEAST}env.A = 1")).unwrap_err();
-    assert!(
-        report
-            .to_string()
-            .ends_with("= hint: put it in quotes: \"1\"\n"),
-        "{report}"
-    );
+    assert!(report.to_string().ends_with("= hint: put it in quotes: \"1\"\n"), "{report}");
 }
 
 #[test]
@@ -293,9 +235,7 @@ fn no_part_of_a_file_and_no_noise_makes_it_panic() {
         let _ = read(FULL.get(end..).unwrap()).map_err(|report| report.to_string());
     }
     // Each place of the file once with each of these in it.
-    for noise in [
-        "\0", "\"", "[", "{", "=", "ä", "\u{1b}", "\r", "'''", "9", "\n",
-    ] {
+    for noise in ["\0", "\"", "[", "{", "=", "ä", "\u{1b}", "\r", "'''", "9", "\n"] {
         for at in 0..FULL.len() {
             let (head, tail) = FULL.split_at(at);
             let _ = read(&format!("{head}{noise}{tail}")).map_err(|report| report.to_string());

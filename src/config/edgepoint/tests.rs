@@ -46,9 +46,7 @@ fn read(text: &str) -> Result<Config, Report> {
 }
 
 fn check(text: &str, expected: &[&str]) {
-    let found = read(text)
-        .map(|_| Vec::new())
-        .unwrap_or_else(|report| report.located());
+    let found = read(text).map(|_| Vec::new()).unwrap_or_else(|report| report.located());
     let found: Vec<String> = found
         .iter()
         .map(|found| format!("{}:{} {}", found.line, found.column, found.message))
@@ -60,10 +58,7 @@ fn check(text: &str, expected: &[&str]) {
 fn every_key_is_read() {
     let expected = Config {
         listen: Listen {
-            http: vec![
-                "127.0.0.1:8080".parse().unwrap(),
-                "[::1]:8080".parse().unwrap(),
-            ],
+            http: vec!["127.0.0.1:8080".parse().unwrap(), "[::1]:8080".parse().unwrap()],
             metrics: Some("127.0.0.1:9464".parse().unwrap()),
         },
         directories: Directories {
@@ -78,13 +73,8 @@ fn every_key_is_read() {
             restore_timeout: Duration::from_secs(3),
             dump_timeout: Duration::from_secs(60),
         },
-        limits: Limits {
-            connections: 100,
-            instances: 7,
-        },
-        meter: Meter {
-            window: Duration::from_secs(60),
-        },
+        limits: Limits { connections: 100, instances: 7 },
+        meter: Meter { window: Duration::from_secs(60) },
         tariff: Tariff {
             currency: "CHF".into(),
             requests_per_million_nano: 200_000_000,
@@ -106,19 +96,10 @@ fn one_line_is_an_edgepoint() {
     assert_eq!(config.directories.run, Path::new("/run/edgepoint"));
     assert_eq!(config.directories.policies, Path::new("/etc/edge/policies"));
     assert_eq!(config.agent.criu, Path::new("/opt/edgepoint/criu"));
-    assert_eq!(
-        (config.agent.first_uid, config.agent.proxy_user.as_str()),
-        (200_000, "nobody")
-    );
+    assert_eq!((config.agent.first_uid, config.agent.proxy_user.as_str()), (200_000, "nobody"));
     assert_eq!(config.agent.restore_timeout, Duration::from_secs(10));
     assert_eq!(config.agent.dump_timeout, Duration::from_secs(30));
-    assert_eq!(
-        config.limits,
-        Limits {
-            connections: 10_000,
-            instances: 200
-        }
-    );
+    assert_eq!(config.limits, Limits { connections: 10_000, instances: 200 });
     assert_eq!(config.meter.window, Duration::from_secs(10));
     assert_eq!(config.tariff, Tariff::default());
     // Port 0 is a new port each time, not the same one twice.
@@ -131,31 +112,16 @@ fn a_broken_value_is_reported_where_it_stands() {
     for (text, expected) in [
         (String::new(), "1:1 missing key \"http\""),
         ("[listen]".into(), "1:1 missing key \"http\""),
-        (
-            "listen = 1".into(),
-            "1:10 expected a table, found an integer",
-        ),
+        ("listen = 1".into(), "1:10 expected a table, found an integer"),
         ("[listen]\nhttp = []".into(), "2:8 no address to listen on"),
         (
             "[listen]\nhttp = \"127.0.0.1:80\"".into(),
             "2:8 expected an array of strings, found a string",
         ),
-        (
-            "[listen]\nhttp = [80]".into(),
-            "2:9 expected a string, found an integer",
-        ),
-        (
-            "[listen]\nhttp = [\"localhost:80\"]".into(),
-            "2:9 bad address \"localhost:80\"",
-        ),
-        (
-            "[listen]\nhttp = [\":80\"]".into(),
-            "2:9 bad address \":80\"",
-        ),
-        (
-            "[listen]\nhttp = [\"1.2.3.4:99999\"]".into(),
-            "2:9 bad address \"1.2.3.4:99999\"",
-        ),
+        ("[listen]\nhttp = [80]".into(), "2:9 expected a string, found an integer"),
+        ("[listen]\nhttp = [\"localhost:80\"]".into(), "2:9 bad address \"localhost:80\""),
+        ("[listen]\nhttp = [\":80\"]".into(), "2:9 bad address \":80\""),
+        ("[listen]\nhttp = [\"1.2.3.4:99999\"]".into(), "2:9 bad address \"1.2.3.4:99999\""),
         (
             "[listen]\nhttp = [\"1.2.3.4:80\", \"1.2.3.4:80\"]".into(),
             "2:23 1.2.3.4:80 is listened on already",
@@ -164,10 +130,7 @@ fn a_broken_value_is_reported_where_it_stands() {
             after("listen.metrics = \"127.0.0.1:8080\""),
             "2:18 127.0.0.1:8080 is listened on already",
         ),
-        (
-            after("listen.metrics = true"),
-            "2:18 expected a string, found a boolean",
-        ),
+        (after("listen.metrics = true"), "2:18 expected a string, found a boolean"),
         (after("listen.https = []"), "2:8 unknown key \"https\""),
         (after("lisen = 1"), "2:1 unknown key \"lisen\""),
         (
@@ -187,73 +150,25 @@ fn a_broken_value_is_reported_where_it_stands() {
             "4:7 state and run must not be the same directory",
         ),
         (after("directories.run = \"\""), "2:19 the path is empty"),
-        (
-            after("directories.stat = \"x\""),
-            "2:13 unknown key \"stat\"",
-        ),
-        (
-            after("directories.policies = \"a\\u0000\""),
-            "2:24 a NUL character is not allowed",
-        ),
-        (
-            after("agent.first_uid = 1000"),
-            "2:19 1000 is not between 10000 and 4000000000",
-        ),
-        (
-            after("agent.proxy_user = \"\""),
-            "2:20 the user has no name",
-        ),
-        (
-            after("agent.proxy_user = 65534"),
-            "2:20 expected a string, found an integer",
-        ),
-        (
-            after("agent.restore_timeout = 10"),
-            "2:25 expected a duration, found an integer",
-        ),
-        (
-            after("agent.dump_timeout = \"1ms\""),
-            "2:22 1ms is not between 100ms and 1h",
-        ),
+        (after("directories.stat = \"x\""), "2:13 unknown key \"stat\""),
+        (after("directories.policies = \"a\\u0000\""), "2:24 a NUL character is not allowed"),
+        (after("agent.first_uid = 1000"), "2:19 1000 is not between 10000 and 4000000000"),
+        (after("agent.proxy_user = \"\""), "2:20 the user has no name"),
+        (after("agent.proxy_user = 65534"), "2:20 expected a string, found an integer"),
+        (after("agent.restore_timeout = 10"), "2:25 expected a duration, found an integer"),
+        (after("agent.dump_timeout = \"1ms\""), "2:22 1ms is not between 100ms and 1h"),
         (after("agent.uid = 1"), "2:7 unknown key \"uid\""),
-        (
-            after("limits.connections = 0"),
-            "2:22 0 is not between 1 and 1000000",
-        ),
-        (
-            after("limits.instances = 1e3"),
-            "2:20 expected an integer, found a float",
-        ),
+        (after("limits.connections = 0"), "2:22 0 is not between 1 and 1000000"),
+        (after("limits.instances = 1e3"), "2:20 expected an integer, found a float"),
         (after("limits.x = 1"), "2:8 unknown key \"x\""),
-        (
-            after("meter.window = \"100ms\""),
-            "2:16 100ms is not between 1s and 1h",
-        ),
+        (after("meter.window = \"100ms\""), "2:16 100ms is not between 1s and 1h"),
         (after("meter.x = 1"), "2:7 unknown key \"x\""),
-        (
-            after("tariff.currency = \"eur\""),
-            "2:19 bad currency \"eur\"",
-        ),
-        (
-            after("tariff.currency = \"EURO\""),
-            "2:19 bad currency \"EURO\"",
-        ),
-        (
-            after("tariff.cpu_per_hour = 0.04"),
-            "2:23 expected a price, found a float",
-        ),
-        (
-            after("tariff.cpu_per_hour = 1"),
-            "2:23 expected a price, found an integer",
-        ),
-        (
-            after("tariff.cpu_per_hour = []"),
-            "2:23 expected a string, found an array",
-        ),
-        (
-            after("tariff.egress_per_gib = \"-1\""),
-            "2:25 bad price \"-1\": a price is not negative",
-        ),
+        (after("tariff.currency = \"eur\""), "2:19 bad currency \"eur\""),
+        (after("tariff.currency = \"EURO\""), "2:19 bad currency \"EURO\""),
+        (after("tariff.cpu_per_hour = 0.04"), "2:23 expected a price, found a float"),
+        (after("tariff.cpu_per_hour = 1"), "2:23 expected a price, found an integer"),
+        (after("tariff.cpu_per_hour = []"), "2:23 expected a string, found an array"),
+        (after("tariff.egress_per_gib = \"-1\""), "2:25 bad price \"-1\": a price is not negative"),
         (
             after("tariff.egress_per_gib = \"0.0000000001\""),
             "2:25 bad price \"0.0000000001\": at most 9 decimals are allowed",

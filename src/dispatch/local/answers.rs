@@ -27,39 +27,26 @@ impl Failure {
     /// No route matches.
     pub fn no_route() -> Self {
         let message = "no route leads there".into();
-        Self {
-            status: 404,
-            code: "E0001",
-            message,
-            retry_after: None,
-        }
+        Self { status: 404, code: "E0001", message, retry_after: None }
     }
 
     /// The instance broke the connection or answered nonsense.
     pub fn upstream() -> Self {
         let message = "the app did not answer properly".into();
-        Self {
-            status: 502,
-            code: "E0008",
-            message,
-            retry_after: None,
-        }
+        Self { status: 502, code: "E0008", message, retry_after: None }
     }
 
     /// The instance took too long.
     pub fn upstream_timeout() -> Self {
         let message = "the app did not answer in time".into();
-        Self {
-            status: 504,
-            code: "E0009",
-            message,
-            retry_after: None,
-        }
+        Self { status: 504, code: "E0009", message, retry_after: None }
     }
 
     /// There is no instance.
     pub fn manager(error: &manager::Error) -> Self {
-        let seconds = error.retry_after().map(|after| after.as_secs().max(1));
+        // Rounded up: a client that comes a moment too early is refused again.
+        let seconds = error.retry_after().map(|after| after.as_millis().div_ceil(1000).max(1));
+        let seconds = seconds.map(|seconds| u64::try_from(seconds).unwrap_or(u64::MAX));
         // A command's error cannot get here; whatever does is this edgepoint's affair.
         Self {
             status: error.status(),
@@ -110,9 +97,7 @@ async fn write(session: &mut Session, mut header: ResponseHeader, body: Bytes) -
         header.remove_header("Content-Type");
     }
     let silent = bodiless || session.req_header().method == http::Method::HEAD || body.is_empty();
-    session
-        .write_response_header(Box::new(header), silent)
-        .await?;
+    session.write_response_header(Box::new(header), silent).await?;
     if !silent {
         session.write_response_body(Some(body), true).await?;
     }

@@ -35,18 +35,14 @@ impl Errands for Client {
             for path in &app.snapshot.warm_up {
                 let status = ask(endpoint, "GET", path, preparation, PATIENCE).await?;
                 if status >= 500 {
-                    return Err(format!(
-                        "its warm-up request {path} was answered with {status}"
-                    ));
+                    return Err(format!("its warm-up request {path} was answered with {status}"));
                 }
             }
         }
         if let (true, Some(path)) = (preparation.hook, &app.snapshot.after_restore) {
             let status = ask(endpoint, "POST", path, preparation, PATIENCE).await?;
             if !(200..300).contains(&status) {
-                return Err(format!(
-                    "its after-restore hook {path} was answered with {status}"
-                ));
+                return Err(format!("its after-restore hook {path} was answered with {status}"));
             }
         }
         Ok(())
@@ -86,9 +82,7 @@ async fn ask(
     patience: Duration,
 ) -> Result<u16, String> {
     let talk = async {
-        let stream = upstream::connect(endpoint)
-            .await
-            .map_err(|error| error.to_string())?;
+        let stream = upstream::connect(endpoint).await.map_err(|error| error.to_string())?;
         let mut session = HttpSession::new(Box::new(stream));
         let mut request = RequestHeader::build(method, path.as_bytes(), Some(4))
             .map_err(|error| error.to_string())?;
@@ -99,25 +93,13 @@ async fn ask(
             ("X-Edgepoint-Generation", preparation.generation.to_string()),
         ];
         for (name, value) in headers {
-            request
-                .insert_header(name, value)
-                .map_err(|error| error.to_string())?;
+            request.insert_header(name, value).map_err(|error| error.to_string())?;
         }
-        session
-            .write_request_header(Box::new(request))
-            .await
-            .map_err(|error| error.to_string())?;
-        session
-            .read_resp_header_parts()
-            .await
-            .map_err(|error| error.to_string())?;
+        session.write_request_header(Box::new(request)).await.map_err(|error| error.to_string())?;
+        session.read_resp_header_parts().await.map_err(|error| error.to_string())?;
         let status = session.get_status().map_or(0, |status| status.as_u16());
         let mut read = 0;
-        while let Some(part) = session
-            .read_body_bytes()
-            .await
-            .map_err(|error| error.to_string())?
-        {
+        while let Some(part) = session.read_body_bytes().await.map_err(|error| error.to_string())? {
             read += part.len();
             if read > BODY_MAX {
                 break;
@@ -128,9 +110,6 @@ async fn ask(
     };
     match timeout(patience, talk).await {
         Ok(answer) => answer,
-        Err(_) => Err(format!(
-            "{path} was not answered within {} s",
-            patience.as_secs_f32()
-        )),
+        Err(_) => Err(format!("{path} was not answered within {} s", patience.as_secs_f32())),
     }
 }

@@ -63,9 +63,7 @@ pub fn serve(config: &Config, sockets: Vec<TcpListener>) -> io::Result<Listeners
             meter: config.meter.clone(),
         };
         let (watch, open, max) = (watch.clone(), open.clone(), config.max_connections);
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let name = format!("dispatch-{index}");
         threads.push(thread::Builder::new().name(name).spawn(move || {
             runtime.block_on(accept(socket, proxy, watch, &open, max));
@@ -108,11 +106,7 @@ async fn accept(
         Ok(listener) => listener,
         Err(error) => return error!(%error, "cannot listen"),
     };
-    let conf = ServerConf {
-        threads: 1,
-        upstream_keepalive_pool_size: POOL,
-        ..Default::default()
-    };
+    let conf = ServerConf { threads: 1, upstream_keepalive_pool_size: POOL, ..Default::default() };
     let mut app = HttpProxy::new(proxy, Arc::new(conf));
     app.handle_init_modules();
     let app = Arc::new(app);

@@ -32,6 +32,15 @@ const READ_TIMEOUT: Duration = Duration::from_secs(60);
 /// Says that the app's kept state was lost before this answer.
 const STATE_HEADER: &str = "x-edgepoint-state";
 
+/// Headers that a client's own values are never taken for.
+const OURS: [&str; 5] = [
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-edgepoint-generation",
+];
+
 /// The dispatcher's view of the rest.
 #[derive(Clone)]
 pub struct Proxy {
@@ -88,10 +97,7 @@ impl ProxyHttp for Proxy {
     async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
         let policy = self.policy.load_full();
         let header = session.req_header();
-        let host = header
-            .headers
-            .get(http::header::HOST)
-            .and_then(|host| host.to_str().ok());
+        let host = header.headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
         let host = host.or_else(|| header.uri.host()).map(str::to_string);
         let path = header.uri.path().to_string();
         let query = header.uri.query().map(str::to_string);
@@ -106,9 +112,9 @@ impl ProxyHttp for Proxy {
                 Ok(false)
             }
             Action::Answer(answer) => answers::fixed(session, answer).await.map(|()| true),
-            Action::Redirect { status, location } => answers::redirect(session, status, &location)
-                .await
-                .map(|()| true),
+            Action::Redirect { status, location } => {
+                answers::redirect(session, status, &location).await.map(|()| true)
+            }
         }
     }
 
@@ -134,7 +140,7 @@ impl ProxyHttp for Proxy {
             provider: instance.app.provider.clone(),
             instance: instance.id,
             wake: lease.wake,
-            lost_state: instance.lost_state && lease.wake == Wake::Started,
+            lost_state: instance.lost_state && matches!(lease.wake, Wake::Started | Wake::Restored),
         });
         let mut peer = upstream::peer(&instance);
         peer.options.read_timeout = Some(READ_TIMEOUT);
@@ -164,12 +170,7 @@ impl ProxyHttp for Proxy {
         _: &mut Context,
     ) -> Result<()> {
         // What a client says about itself here is not believed: these are ours.
-        for name in [
-            "forwarded",
-            "x-forwarded-for",
-            "x-forwarded-host",
-            "x-forwarded-proto",
-        ] {
+        for name in OURS {
             request.remove_header(name);
         }
         if let Some(address) = session.client_addr().and_then(|address| address.as_inet()) {
@@ -200,31 +201,22 @@ impl ProxyHttp for Proxy {
         error: &Error,
         ctx: &mut Context,
     ) -> FailToProxy {
-        let failure = ctx
-            .failure
-            .clone()
-            .or_else(|| match (error.esource(), error.etype()) {
-                // The client has gone or sent nonsense; pingora has said so where it could.
-                (ErrorSource::Downstream, _) => None,
-                (_, ErrorType::ReadTimedout | ErrorType::WriteTimedout) => {
-                    Some(Failure::upstream_timeout())
-                }
-                _ => Some(Failure::upstream()),
-            });
+        let failure = ctx.failure.clone().or_else(|| match (error.esource(), error.etype()) {
+            // The client has gone or sent nonsense; pingora has said so where it could.
+            (ErrorSource::Downstream, _) => None,
+            (_, ErrorType::ReadTimedout | ErrorType::WriteTimedout) => {
+                Some(Failure::upstream_timeout())
+            }
+            _ => Some(Failure::upstream()),
+        });
         let Some(failure) = failure else {
-            return FailToProxy {
-                error_code: 0,
-                can_reuse_downstream: false,
-            };
+            return FailToProxy { error_code: 0, can_reuse_downstream: false };
         };
         let mut reusable = false;
         if session.response_written().is_none() {
             reusable = answers::fail(session, &failure).await.is_ok();
         }
-        FailToProxy {
-            error_code: failure.status,
-            can_reuse_downstream: reusable,
-        }
+        FailToProxy { error_code: failure.status, can_reuse_downstream: reusable }
     }
 
     fn suppress_error_log(&self, _: &Session, _: &Context, _: &Error) -> bool {
@@ -236,14 +228,9 @@ impl ProxyHttp for Proxy {
         // The slot is free as soon as the answer is out, before anything is written down.
         ctx.lease = None;
         let took = ctx.began.elapsed();
-        let status = session
-            .response_written()
-            .map_or(0, |header| header.status.as_u16());
+        let status = session.response_written().map_or(0, |header| header.status.as_u16());
         let app = ctx.app.as_ref().map_or("", AppName::as_str);
-        let waited = ctx
-            .owner
-            .as_ref()
-            .is_some_and(|owner| owner.wake != Wake::None);
+        let waited = ctx.owner.as_ref().is_some_and(|owner| owner.wake != Wake::None);
         telemetry::request(app, status, took, waited.then_some(ctx.waited));
         let (Some(app), Some(owner)) = (ctx.app.clone(), &ctx.owner) else {
             return;

@@ -32,9 +32,7 @@ pub fn peer(instance: &Running) -> HttpPeer {
 pub async fn connect(endpoint: &Endpoint) -> std::io::Result<Stream> {
     let (stream, registration) = endpoint.connect().await?;
     let mut stream = Stream::from(stream);
-    stream.tracer = Some(Tracer(Box::new(Books(Arc::new(Mutex::new(Some(
-        registration,
-    )))))));
+    stream.tracer = Some(Tracer(Box::new(Books(Arc::new(Mutex::new(Some(registration)))))));
     Ok(stream)
 }
 

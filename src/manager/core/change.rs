@@ -49,18 +49,10 @@ impl Core {
         };
         let generation = entry.generation;
         entry.instances.insert(id, instance);
-        entry.deploying = Some(Deploying {
-            release: release.clone(),
-            app,
-            token,
-            cold_start: None,
-        });
+        entry.deploying =
+            Some(Deploying { release: release.clone(), app, token, cold_start: None });
         self.home.insert(id, name);
-        self.effects.push(Effect::Start {
-            instance: id,
-            release,
-            generation,
-        });
+        self.effects.push(Effect::Start { instance: id, release, generation });
     }
 
     /// The new release cannot serve; the old one goes on.
@@ -75,10 +67,7 @@ impl Core {
             entry.old.insert(deploying.release);
         }
         if !entry.deployed {
-            entry.waiting.clear().into_iter().for_each(|waiter| {
-                let error = Error::UnknownApp(app.clone());
-                self.effects.push(Effect::Refuse { waiter, error });
-            });
+            self.refuse_all(app, &Error::UnknownApp(app.clone()));
         }
         self.answer(deploying.token, Err(Error::DeployFailed(reason)));
         self.forget_old_releases(app);
@@ -103,10 +92,13 @@ impl Core {
         if was_deployed && old != entry.release {
             entry.old.insert(old);
         }
+        // One that served before serves again.
+        entry.old.remove(&entry.release);
         entry.app = deploying.app;
-        entry
-            .waiting
-            .resize(usize::try_from(entry.app.wake.max_pending).unwrap_or(usize::MAX));
+        for waking in &mut entry.waking {
+            waking.count = waking.count.min(entry.app.scale.max);
+        }
+        entry.waiting.resize(usize::try_from(entry.app.wake.max_pending).unwrap_or(usize::MAX));
         entry.cold_start = deploying.cold_start;
         entry.golden = match golden.clone() {
             Ok(image) => Golden::Ready(image),
@@ -121,11 +113,7 @@ impl Core {
             match &mut instance.state {
                 State::Running { .. } | State::Draining { .. } => {
                     let deadline = now + DRAIN_PATIENCE;
-                    let next = State::Draining {
-                        then: Then::Stop,
-                        ordered: true,
-                        deadline,
-                    };
+                    let next = State::Draining { then: Then::Stop, ordered: true, deadline };
                     instance.go(next, now);
                     self.effects.push(Effect::Close { instance: *id });
                 }
@@ -146,6 +134,7 @@ impl Core {
         };
         self.answer(deploying.token, Ok(Answer::Deployed(done)));
         self.effects.push(Effect::Save);
+        self.fail_sleepers(app, &Error::Changing(app.clone()));
         self.forget_old_releases(app);
         self.settle(app, false, now);
     }
@@ -155,15 +144,14 @@ impl Core {
         let Some(entry) = self.entries.get_mut(app) else {
             return;
         };
-        let in_use: HashSet<&ReleaseId> = entry
-            .instances
-            .values()
-            .map(|instance| &instance.release)
-            .collect();
+        let in_use: HashSet<&ReleaseId> =
+            entry.instances.values().map(|instance| &instance.release).collect();
+        let deploying = entry.deploying.as_ref().map(|d| &d.release);
         let gone: Vec<ReleaseId> = entry
             .old
             .iter()
             .filter(|release| !in_use.contains(release))
+            .filter(|release| deploying != Some(release))
             .cloned()
             .collect();
         for release in gone {
@@ -185,19 +173,9 @@ impl Core {
         entry.removing = Some(token);
         let parked = entry.parked.take();
         for (id, instance) in &mut entry.instances {
-            if matches!(
-                instance.state,
-                State::Running { .. } | State::Draining { .. }
-            ) {
+            if matches!(instance.state, State::Running { .. } | State::Draining { .. }) {
                 let deadline = now + DRAIN_PATIENCE;
-                instance.go(
-                    State::Draining {
-                        then: Then::Stop,
-                        ordered: true,
-                        deadline,
-                    },
-                    now,
-                );
+                instance.go(State::Draining { then: Then::Stop, ordered: true, deadline }, now);
                 self.effects.push(Effect::Close { instance: *id });
             }
         }
@@ -218,8 +196,8 @@ impl Core {
         if !entry.instances.is_empty() {
             return;
         }
-        let mut releases: Vec<ReleaseId> = entry.old.iter().cloned().collect();
-        releases.push(entry.release.clone());
+        let mut releases = std::mem::take(&mut entry.old);
+        releases.insert(entry.release.clone());
         self.entries.remove(app);
         for release in releases {
             self.effects.push(Effect::Forget { release });
@@ -286,15 +264,19 @@ impl Core {
                 continue;
             }
             self.next_instance = self.next_instance.max(id.number() + 1);
-            let owner = self
-                .entries
-                .iter_mut()
-                .find(|(_, entry)| entry.release == *release);
+            let owner = self.entries.iter_mut().find(|(_, entry)| entry.release == *release);
             // One that nobody misses, or one too many of an app that keeps its state, is ended.
             match owner {
                 Some((name, entry))
-                    if entry.app.sleep.state == Keep::Discard || entry.instances.is_empty() =>
+                    if entry.removing.is_none()
+                        && entry.lost.is_none()
+                        && (entry.app.sleep.state == Keep::Discard
+                            || entry.instances.is_empty()) =>
                 {
+                    // What it was restored from is older than it is.
+                    if let Some(image) = entry.parked.take() {
+                        self.effects.push(Effect::Discard { appshot: image.id });
+                    }
                     let instance = Instance {
                         release: release.clone(),
                         app: entry.app.clone(),
@@ -325,18 +307,21 @@ impl Core {
             return;
         };
         let (app, instance) = (app.clone(), instance.clone());
-        self.forget_instance(id);
+        self.forget_instance(id, None);
+        let Some(entry) = self.entries.get_mut(&app) else {
+            return;
+        };
         match &instance.origin {
-            Origin::Image(Kind::Parked, image) if stored.contains(&image.id) => {
-                if let Some(entry) = self.entries.get_mut(&app) {
-                    entry.parked = Some(image.clone());
-                }
-                self.settle(&app, false, now);
+            Origin::Image(Kind::Parked, image)
+                if stored.contains(&image.id) && !entry.is_past(&instance) =>
+            {
+                entry.parked = Some(image.clone());
             }
             _ => {
                 let failed = Failed::Reason("the agent was away".into());
                 self.begin_failed(&app, &instance, failed, now);
             }
         }
+        self.after_end(&app, now);
     }
 }

@@ -13,6 +13,7 @@ impl Task {
             return replies.push(reply);
         }
         self.ending = Some((vec![reply], clock::now() + SHUTDOWN_PATIENCE));
+        self.core.end();
         let apps: Vec<AppName> = self.core.entries().map(|(name, _)| name.clone()).collect();
         for app in apps {
             // Nobody waits for the answer; what is left afterwards is ended below.
@@ -26,19 +27,12 @@ impl Task {
         let Some((_, deadline)) = &self.ending else {
             return false;
         };
-        let busy = self
-            .core
-            .entries()
-            .any(|(_, e)| e.sleeping.is_some() || e.deploying.is_some());
+        let busy = self.core.entries().any(|(_, e)| e.sleeping.is_some() || e.deploying.is_some());
         if busy && clock::now() < *deadline {
             return false;
         }
-        let left: Vec<InstanceId> = self
-            .core
-            .entries()
-            .flat_map(|(_, e)| e.instances.keys())
-            .copied()
-            .collect();
+        let left: Vec<InstanceId> =
+            self.core.entries().flat_map(|(_, e)| e.instances.keys()).copied().collect();
         for id in left {
             let Some(agent) = self.agent.clone() else {
                 break;
@@ -46,10 +40,7 @@ impl Task {
             if let Some(endpoint) = self.endpoints.get(&id) {
                 endpoint.close();
             }
-            let verb = Verb::Stop {
-                instance: id,
-                patience_ms: STOP_PATIENCE_MS,
-            };
+            let verb = Verb::Stop { instance: id, patience_ms: STOP_PATIENCE_MS };
             match agent.ask(verb, &[], SHORT).await {
                 Ok((super::Reply::Stopped { usage }, _)) => self.final_sample(id, &usage),
                 Ok(_) => {}
@@ -57,9 +48,7 @@ impl Task {
             }
         }
         // Sent directly: nothing runs after this that could be lost with it.
-        let records = self
-            .windows
-            .drain(u64::try_from(clock::wall().as_micros()).unwrap_or(0));
+        let records = self.windows.drain(u64::try_from(clock::wall().as_micros()).unwrap_or(0));
         if let Err(problem) = self.meter.windows(records).await {
             error!(%problem, "usage is lost");
         }
@@ -75,24 +64,11 @@ impl Task {
     /// Writes down which releases serve. Rare (a deployment, a removal, the end), so it may take
     /// the few milliseconds that a durable write needs.
     pub(super) fn save(&self, clean: bool) {
-        let apps = self
-            .core
-            .entries()
-            .filter(|(_, entry)| entry.deployed)
-            .map(|(name, entry)| {
-                let (release, generation) = (entry.release.clone(), entry.generation);
-                (
-                    name.clone(),
-                    boot::SavedApp {
-                        release,
-                        generation,
-                    },
-                )
-            });
-        let saved = boot::Saved {
-            clean,
-            apps: apps.collect(),
-        };
+        let apps = self.core.entries().filter(|(_, entry)| entry.deployed).map(|(name, entry)| {
+            let (release, generation) = (entry.release.clone(), entry.generation);
+            (name.clone(), boot::SavedApp { release, generation })
+        });
+        let saved = boot::Saved { clean, apps: apps.collect() };
         if let Err(error) = saved.write(&self.config.deployed) {
             error!(%error, "cannot write which releases serve");
         }

@@ -14,10 +14,7 @@ use crate::manager::task::Outcome;
 
 impl Task {
     pub(super) fn status(&self) -> Vec<AppStatus> {
-        self.core
-            .entries()
-            .map(|(name, entry)| self.status_of(name, entry))
-            .collect()
+        self.core.entries().map(|(name, entry)| self.status_of(name, entry)).collect()
     }
 
     fn status_of(&self, name: &AppName, entry: &Entry) -> AppStatus {
@@ -28,10 +25,7 @@ impl Task {
                 release: instance.release.clone(),
                 state: instance.state.phase(),
                 generation: instance.generation,
-                in_flight: self
-                    .running
-                    .get(id)
-                    .map_or(0, |running| running.slots.in_flight()),
+                in_flight: self.running.get(id).map_or(0, |running| running.slots.in_flight()),
                 memory: usage.memory,
                 cpu_micros: usage.cpu_micros,
             }
@@ -127,10 +121,7 @@ impl Task {
 
     fn owner(&self, id: InstanceId) -> Option<meter::Owner> {
         let (app, instance) = self.core.instance(id)?;
-        Some(meter::Owner {
-            provider: instance.app.provider.clone(),
-            app: app.clone(),
-        })
+        Some(meter::Owner { provider: instance.app.provider.clone(), app: app.clone() })
     }
 
     /// Images that are held count from the moment they are seen until they are seen no more.
@@ -138,22 +129,15 @@ impl Task {
         let now = micros();
         let mut held = std::collections::HashMap::new();
         for (name, entry) in self.core.entries() {
-            let owner = meter::Owner {
-                provider: entry.app.provider.clone(),
-                app: name.clone(),
-            };
+            let owner = meter::Owner { provider: entry.app.provider.clone(), app: name.clone() };
             for image in entry.golden_image().into_iter().chain(&entry.parked) {
                 if let Some(key) = image_key(image) {
                     held.insert(key, (owner.clone(), image.bytes));
                 }
             }
         }
-        let gone: Vec<InstanceId> = self
-            .images
-            .keys()
-            .filter(|id| !held.contains_key(id))
-            .copied()
-            .collect();
+        let gone: Vec<InstanceId> =
+            self.images.keys().filter(|id| !held.contains_key(id)).copied().collect();
         for id in gone {
             self.windows.ended(id, now);
         }
@@ -182,12 +166,7 @@ impl Task {
 
     pub(super) fn note(&mut self, note: Note) {
         match note {
-            Note::Woken {
-                app,
-                instance,
-                restored,
-                took,
-            } => {
+            Note::Woken { app, instance, restored, took } => {
                 if let Some(owner) = self.owner(instance) {
                     let _ = self.windows.woke(instance, &owner, micros());
                 }
@@ -199,19 +178,11 @@ impl Task {
                 telemetry::wake_failed(&app);
                 warn!(%app, reason, "wake failed");
             }
-            Note::Parked {
-                app,
-                instance,
-                took,
-            } => {
+            Note::Parked { app, instance, took } => {
                 self.meter_images();
                 info!(%app, %instance, park_ms = telemetry::millis(took), "instance parked");
             }
-            Note::ParkFailed {
-                app,
-                instance,
-                reason,
-            } => {
+            Note::ParkFailed { app, instance, reason } => {
                 telemetry::park_failed(&app);
                 warn!(%app, %instance, reason, "instance not parked; it runs on");
             }
@@ -233,11 +204,7 @@ fn image_key(image: &ImageStatus) -> Option<InstanceId> {
     let (kind, number) = image.id.as_str().split_once('-')?;
     let number = u64::from_str_radix(number, 16).ok()?;
     // One bit less: the ledger keeps signed numbers.
-    Some(InstanceId::new(if kind == "golden" {
-        number >> 1
-    } else {
-        number
-    }))
+    Some(InstanceId::new(if kind == "golden" { number >> 1 } else { number }))
 }
 
 fn micros() -> u64 {
@@ -253,10 +220,7 @@ fn tails(names: Vec<String>, files: Vec<OwnedFd>, max_bytes: u64) -> io::Result<
         file.seek(SeekFrom::Start(length.saturating_sub(max_bytes)))?;
         let mut bytes = Vec::new();
         file.take(max_bytes).read_to_end(&mut bytes)?;
-        parts.push(LogPart {
-            name,
-            text: String::from_utf8_lossy(&bytes).into_owned(),
-        });
+        parts.push(LogPart { name, text: String::from_utf8_lossy(&bytes).into_owned() });
     }
     Ok(parts)
 }

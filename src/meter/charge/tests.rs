@@ -6,13 +6,7 @@ use super::*;
 
 fn row(provider: &str, app: &str) -> UsageRow {
     let provider = ProviderName::new(provider).unwrap();
-    UsageRow::zero(
-        Owner {
-            provider,
-            app: AppName::new(app).unwrap(),
-        },
-        None,
-    )
+    UsageRow::zero(Owner { provider, app: AppName::new(app).unwrap() }, None)
 }
 
 fn tariff(price: u64) -> Tariff {
@@ -63,11 +57,7 @@ fn a_line_is_rounded_once_and_half_goes_up() {
         let mut row = row("acme", "shop");
         row.requests = requests;
         let bill = charge(&tariff(price), &[row]);
-        assert_eq!(
-            line(&bill, Item::Requests).amount_nano,
-            amount,
-            "{requests} at {price}"
-        );
+        assert_eq!(line(&bill, Item::Requests).amount_nano, amount, "{requests} at {price}");
     }
 }
 
@@ -86,10 +76,7 @@ fn an_item_without_a_price_is_shown_with_amount_0() {
     row.bytes_out = 5;
     let bill = charge(&tariff(0), &[row]);
     let line = line(&bill, Item::Egress);
-    assert_eq!(
-        (line.quantity, line.price_nano, line.amount_nano),
-        (5, 0, 0)
-    );
+    assert_eq!((line.quantity, line.price_nano, line.amount_nano), (5, 0, 0));
     assert_eq!(bill.total_nano, 0);
 }
 
@@ -124,27 +111,18 @@ fn large_numbers_are_text_in_json() {
 fn any_row() -> impl Strategy<Value = UsageRow> {
     let number = || prop_oneof![0..2_000_000_u64, any::<u64>(), Just(u64::MAX)];
     let names = (0..3_usize, 0..3_usize);
-    (
-        names,
-        number(),
-        number(),
-        number(),
-        number(),
-        number(),
-        number(),
+    (names, number(), number(), number(), number(), number(), number()).prop_map(
+        |((provider, app), requests, cpu, memory, image, egress, wakes)| {
+            let mut row = row(["a", "b", "c"][provider], ["x", "y", "z"][app]);
+            row.requests = requests;
+            row.cpu_micros = cpu;
+            row.memory_byte_seconds = memory;
+            row.image_byte_seconds = image;
+            row.bytes_out = egress;
+            row.wakes = wakes;
+            row
+        },
     )
-        .prop_map(
-            |((provider, app), requests, cpu, memory, image, egress, wakes)| {
-                let mut row = row(["a", "b", "c"][provider], ["x", "y", "z"][app]);
-                row.requests = requests;
-                row.cpu_micros = cpu;
-                row.memory_byte_seconds = memory;
-                row.image_byte_seconds = image;
-                row.bytes_out = egress;
-                row.wakes = wakes;
-                row
-            },
-        )
 }
 
 fn rows() -> impl Strategy<Value = Vec<UsageRow>> {

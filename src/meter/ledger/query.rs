@@ -50,14 +50,7 @@ const REQUESTS: Table = Table {
     name: "requests",
     time: "time_ms",
     unit_ms: 1,
-    sums: &[
-        "1",
-        "(status >= 500)",
-        "bytes_in",
-        "bytes_out",
-        "duration_micros",
-        "wait_micros",
-    ],
+    sums: &["1", "(status >= 500)", "bytes_in", "bytes_out", "duration_micros", "wait_micros"],
     add: |row, sums| {
         if let &[requests, errors, bytes_in, bytes_out, duration, wait] = sums {
             row.requests = requests;
@@ -74,12 +67,7 @@ const WINDOWS: Table = Table {
     name: "windows",
     time: "window_start_s",
     unit_ms: 1_000,
-    sums: &[
-        "cpu_micros",
-        "memory_byte_seconds",
-        "image_byte_seconds",
-        "wakes",
-    ],
+    sums: &["cpu_micros", "memory_byte_seconds", "image_byte_seconds", "wakes"],
     add: |row, sums| {
         if let &[cpu, memory, image, wakes] = sums {
             row.cpu_micros = cpu;
@@ -99,19 +87,13 @@ impl Reader {
         let connection = Connection::open_with_flags(path, flags).map_err(failed)?;
         connection.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
         check_schema(&connection, path, false)?;
-        Ok(Self {
-            connection,
-            max_rows: MAX_ROWS,
-        })
+        Ok(Self { connection, max_rows: MAX_ROWS })
     }
 
     /// Sums up usage, in the order of provider, app and period. An app that has only requests or
     /// only windows appears as well.
     pub fn usage(&self, query: &Query) -> Result<Vec<UsageRow>, Error> {
-        let transaction = self
-            .connection
-            .unchecked_transaction()
-            .map_err(Error::Query)?;
+        let transaction = self.connection.unchecked_transaction().map_err(Error::Query)?;
         let mut rows = Rows::new();
         for table in [&REQUESTS, &WINDOWS] {
             self.add(table, query, &mut rows)?;
@@ -123,9 +105,7 @@ impl Reader {
     fn add(&self, table: &Table, query: &Query, rows: &mut Rows) -> Result<(), Error> {
         let (sql, params) = select(table, query);
         let mut statement = self.connection.prepare(&sql).map_err(Error::Query)?;
-        let mut found = statement
-            .query(params_from_iter(params))
-            .map_err(Error::Query)?;
+        let mut found = statement.query(params_from_iter(params)).map_err(Error::Query)?;
         while let Some(row) = found.next().map_err(Error::Query)? {
             let text = |index| row.get::<_, String>(index).map_err(Error::Query);
             let owner = Owner {
@@ -139,9 +119,7 @@ impl Reader {
             let sum = match rows.entry((owner.clone(), start_ms)) {
                 Entry::Occupied(entry) => entry.into_mut(),
                 Entry::Vacant(_) if full => {
-                    return Err(Error::QueryRows {
-                        limit: self.max_rows,
-                    });
+                    return Err(Error::QueryRows { limit: self.max_rows });
                 }
                 Entry::Vacant(entry) => entry.insert(UsageRow::zero(owner, start_ms)),
             };
@@ -154,13 +132,7 @@ impl Reader {
 /// The statement and its parameters. Conditions are written only where they are asked for, so that
 /// SQLite can use its indexes.
 fn select(table: &Table, query: &Query) -> (String, Vec<rusqlite::types::Value>) {
-    let Table {
-        name,
-        time,
-        unit_ms,
-        sums,
-        ..
-    } = table;
+    let Table { name, time, unit_ms, sums, .. } = table;
     let period = match query.by.map(Period::seconds) {
         None => "NULL".into(),
         Some(seconds) => format!("{time} - {time} % {}", seconds * 1_000 / unit_ms),
@@ -172,24 +144,11 @@ fn select(table: &Table, query: &Query) -> (String, Vec<rusqlite::types::Value>)
     sql.push_str(&format!(" FROM {name} WHERE TRUE"));
     let mut params = Vec::new();
     // A start in units: the first one that is not before the millisecond.
-    let moment = |ms: u64| {
-        i64::try_from(ms.div_ceil(*unit_ms))
-            .unwrap_or(i64::MAX)
-            .into()
-    };
+    let moment = |ms: u64| i64::try_from(ms.div_ceil(*unit_ms)).unwrap_or(i64::MAX).into();
     let text = |name: &str| name.to_owned().into();
     for (condition, value) in [
-        (
-            "provider =".into(),
-            query
-                .provider
-                .as_ref()
-                .map(|provider| text(provider.as_str())),
-        ),
-        (
-            "app =".into(),
-            query.app.as_ref().map(|app| text(app.as_str())),
-        ),
+        ("provider =".into(), query.provider.as_ref().map(|provider| text(provider.as_str()))),
+        ("app =".into(), query.app.as_ref().map(|app| text(app.as_str()))),
         (format!("{time} >="), query.since_ms.map(moment)),
         (format!("{time} <"), query.until_ms.map(moment)),
     ] {
@@ -204,10 +163,7 @@ fn select(table: &Table, query: &Query) -> (String, Vec<rusqlite::types::Value>)
 
 /// Puts the halves together.
 fn sums(row: &Row<'_>, count: usize) -> rusqlite::Result<Vec<u64>> {
-    let half = |index| {
-        row.get::<_, i64>(index)
-            .map(|half| u128::from(half.cast_unsigned()))
-    };
+    let half = |index| row.get::<_, i64>(index).map(|half| u128::from(half.cast_unsigned()));
     let mut sums = Vec::with_capacity(count);
     for index in 0..count {
         let sum = (half(3 + 2 * index)? << 32) + half(4 + 2 * index)?;
@@ -244,10 +200,7 @@ pub(super) async fn usage_with_deadline(
     deadline: Duration,
 ) -> Result<Vec<UsageRow>, Error> {
     let work = async {
-        let permit = permits
-            .acquire_owned()
-            .await
-            .map_err(|_| Error::QueryDeadline)?;
+        let permit = permits.acquire_owned().await.map_err(|_| Error::QueryDeadline)?;
         let opened = spawn_blocking(move || Reader::open(&path)).await;
         let reader = opened.map_err(|_| Error::QueryDeadline)??;
         let _interrupt = InterruptOnDrop(reader.connection.get_interrupt_handle());
@@ -257,7 +210,5 @@ pub(super) async fn usage_with_deadline(
         });
         summed.await.map_err(|_| Error::QueryDeadline)?
     };
-    timeout(deadline, work)
-        .await
-        .unwrap_or(Err(Error::QueryDeadline))
+    timeout(deadline, work).await.unwrap_or(Err(Error::QueryDeadline))
 }

@@ -90,9 +90,7 @@ pub(super) struct Store {
 impl Store {
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
         if rusqlite::version_number() < MIN_ENGINE {
-            return Err(Error::CheckEngine {
-                found: rusqlite::version(),
-            });
+            return Err(Error::CheckEngine { found: rusqlite::version() });
         }
         let lock = lock(path)?;
         create_private(path)?;
@@ -106,17 +104,10 @@ impl Store {
             .pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0))
             .map_err(failed)?;
         if mode != "wal" {
-            return Err(Error::SetLog {
-                path: path.into(),
-                mode,
-            });
+            return Err(Error::SetLog { path: path.into(), mode });
         }
-        connection
-            .pragma_update(None, "synchronous", "FULL")
-            .map_err(failed)?;
-        connection
-            .pragma_update(None, "foreign_keys", false)
-            .map_err(failed)?;
+        connection.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
+        connection.pragma_update(None, "foreign_keys", false).map_err(failed)?;
         if is_new {
             create_schema(&mut connection).map_err(failed)?;
         } else {
@@ -125,11 +116,7 @@ impl Store {
         let last: Option<i64> = connection
             .query_row("SELECT max(seq) FROM requests", [], |row| row.get(0))
             .map_err(failed)?;
-        Ok(Self {
-            connection,
-            next_seq: last.unwrap_or(0).saturating_add(1),
-            _lock: lock,
-        })
+        Ok(Self { connection, next_seq: last.unwrap_or(0).saturating_add(1), _lock: lock })
     }
 
     /// The number of the next request row.
@@ -152,9 +139,8 @@ impl Store {
                 i64::MAX
             })
         };
-        let transaction = self
-            .connection
-            .transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let transaction =
+            self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         if !requests.is_empty() {
             let mut insert = transaction.prepare(INSERT_REQUEST)?;
             for (seq, record) in requests {
@@ -163,9 +149,7 @@ impl Store {
                     fit(record.time_ms),
                     record.provider.as_str(),
                     record.app.as_str(),
-                    record
-                        .instance
-                        .map(|instance| instance.number().cast_signed()),
+                    record.instance.map(|instance| instance.number().cast_signed()),
                     &*record.route,
                     record.status,
                     fit(record.bytes_in),
@@ -204,10 +188,7 @@ fn lock(path: &Path) -> Result<File, Error> {
     let mut name = OsString::from(path);
     name.push(".lock");
     let lock_path = PathBuf::from(name);
-    let failed = |source| Error::Lock {
-        path: lock_path.clone(),
-        source,
-    };
+    let failed = |source| Error::Lock { path: lock_path.clone(), source };
     let file = OpenOptions::new()
         .write(true)
         .create(true)
@@ -224,18 +205,10 @@ fn lock(path: &Path) -> Result<File, Error> {
 
 /// Makes an empty file that only its owner can read; SQLite gives its log the same mode.
 fn create_private(path: &Path) -> Result<(), Error> {
-    match OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-    {
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
         Ok(_) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(source) => Err(Error::Create {
-            path: path.into(),
-            source,
-        }),
+        Err(source) => Err(Error::Create { path: path.into(), source }),
     }
 }
 
@@ -254,25 +227,15 @@ pub(super) fn check_schema(
         return Ok(true);
     }
     if application != APPLICATION_ID {
-        return Err(Error::Recognize {
-            path: path.into(),
-            source: None,
-        });
+        return Err(Error::Recognize { path: path.into(), source: None });
     }
     // No schema 0 was ever written; one in the file is a damaged header.
     if found < 1 {
         let detail = format!("its schema is {found}");
-        return Err(Error::CheckIntegrity {
-            path: path.into(),
-            detail,
-        });
+        return Err(Error::CheckIntegrity { path: path.into(), detail });
     }
     if found > SCHEMA {
-        return Err(Error::CheckSchema {
-            path: path.into(),
-            found,
-            known: SCHEMA,
-        });
+        return Err(Error::CheckSchema { path: path.into(), found, known: SCHEMA });
     }
     Ok(false)
 }
@@ -297,24 +260,17 @@ fn check_integrity(connection: &Connection, path: &Path) -> Result<(), Error> {
     if detail == "ok" {
         return Ok(());
     }
-    Err(Error::CheckIntegrity {
-        path: path.into(),
-        detail,
-    })
+    Err(Error::CheckIntegrity { path: path.into(), detail })
 }
 
 /// The named error for what SQLite said while the file was opened.
 pub(super) fn opening(path: &Path, source: rusqlite::Error) -> Error {
     let path = path.into();
     match source.sqlite_error_code() {
-        Some(ErrorCode::NotADatabase) => Error::Recognize {
-            path,
-            source: Some(source),
-        },
-        Some(ErrorCode::DatabaseCorrupt) => Error::CheckIntegrity {
-            path,
-            detail: source.to_string(),
-        },
+        Some(ErrorCode::NotADatabase) => Error::Recognize { path, source: Some(source) },
+        Some(ErrorCode::DatabaseCorrupt) => {
+            Error::CheckIntegrity { path, detail: source.to_string() }
+        }
         _ => Error::Open { path, source },
     }
 }

@@ -69,10 +69,7 @@ fn block(path: &Path) -> rusqlite::Connection {
 }
 
 fn total(path: &Path) -> UsageRow {
-    let mut rows = Ledger::read_only(path)
-        .unwrap()
-        .usage(&Query::default())
-        .unwrap();
+    let mut rows = Ledger::read_only(path).unwrap().usage(&Query::default()).unwrap();
     assert_eq!(rows.len(), 1);
     rows.remove(0)
 }
@@ -84,25 +81,16 @@ async fn what_was_flushed_is_there_after_a_kill() {
     for n in 0..1_000 {
         handle.request(request("shop", n)).await.unwrap();
     }
-    handle
-        .windows(vec![window(1, 60, 7), window(2, 60, 8)])
-        .await
-        .unwrap();
+    handle.windows(vec![window(1, 60, 7), window(2, 60, 8)]).await.unwrap();
     handle.flush().await.unwrap();
     let row = total(&path);
-    assert_eq!(
-        (row.requests, row.bytes_out, row.cpu_micros, row.wakes),
-        (1_000, 100_000, 15, 2)
-    );
+    assert_eq!((row.requests, row.bytes_out, row.cpu_micros, row.wakes), (1_000, 100_000, 15, 2));
 
     // What a killed process leaves behind: the file and its log, and nobody closed them.
     let left = dir.path().join("left.sqlite");
     std::fs::copy(&path, &left).unwrap();
-    std::fs::copy(
-        dir.path().join("ledger.sqlite-wal"),
-        dir.path().join("left.sqlite-wal"),
-    )
-    .unwrap();
+    std::fs::copy(dir.path().join("ledger.sqlite-wal"), dir.path().join("left.sqlite-wal"))
+        .unwrap();
     assert_eq!(Ledger::open(&left).unwrap().store.next_seq(), 1_001);
     assert_eq!(total(&left), row);
 }
@@ -112,16 +100,10 @@ async fn a_window_that_is_sent_again_replaces_the_first() {
     let (_dir, path) = place();
     let (handle, _thread) = Ledger::open(&path).unwrap().start().unwrap();
     for cpu_micros in [5, 9, 9] {
-        handle
-            .windows(vec![window(1, 60, cpu_micros)])
-            .await
-            .unwrap();
+        handle.windows(vec![window(1, 60, cpu_micros)]).await.unwrap();
         handle.flush().await.unwrap();
     }
-    handle
-        .windows(vec![window(1, 120, 1), window(1, 120, 2)])
-        .await
-        .unwrap();
+    handle.windows(vec![window(1, 120, 1), window(1, 120, 2)]).await.unwrap();
     handle.flush().await.unwrap();
     let row = total(&path);
     assert_eq!((row.cpu_micros, row.wakes), (11, 2));
@@ -175,10 +157,7 @@ async fn a_full_queue_waits_and_then_loses_with_an_error_and_a_count() {
         }
     };
     assert!(matches!(error, Error::Enqueue { lost: 1 }), "{error}");
-    let error = handle
-        .windows(vec![window(1, 0, 1), window(2, 0, 1)])
-        .await
-        .unwrap_err();
+    let error = handle.windows(vec![window(1, 0, 1), window(2, 0, 1)]).await.unwrap_err();
     assert!(matches!(error, Error::Enqueue { lost: 2 }), "{error}");
     assert_eq!(handle.lost(), 3);
     // One batch is with the writer, one queue is waiting.
@@ -214,11 +193,7 @@ async fn a_commit_that_failed_is_tried_again_and_doubles_nothing() {
     }
     let flush = handle.flush();
     tokio::pin!(flush);
-    assert!(
-        timeout(Duration::from_millis(400), &mut flush)
-            .await
-            .is_err()
-    );
+    assert!(timeout(Duration::from_millis(400), &mut flush).await.is_err());
     drop(blocked);
     flush.await.unwrap();
     assert_eq!(total(&path).requests, 4);
@@ -230,10 +205,7 @@ async fn a_commit_that_failed_is_tried_again_and_doubles_nothing() {
 fn rows_that_reached_the_disk_in_a_failed_commit_are_not_written_twice() {
     let (_dir, path) = place();
     let mut store = Ledger::open(&path).unwrap().store;
-    let batch = [
-        (store.next_seq(), request("shop", 1)),
-        (store.next_seq(), request("shop", 2)),
-    ];
+    let batch = [(store.next_seq(), request("shop", 1)), (store.next_seq(), request("shop", 2))];
     store.commit(&batch, &[window(1, 0, 5)]).unwrap();
     store.commit(&batch, &[window(1, 0, 5)]).unwrap();
     let row = total(&path);
@@ -246,11 +218,7 @@ async fn a_writer_on_a_full_disk_gives_up_only_when_it_is_stopped() {
     let mut ledger = Ledger::open(&path).unwrap();
     ledger.settings.give_up = Duration::from_millis(50);
     // SQLite then answers as it does on a full disk.
-    ledger
-        .store
-        .connection
-        .pragma_update(None, "max_page_count", 10)
-        .unwrap();
+    ledger.store.connection.pragma_update(None, "max_page_count", 10).unwrap();
     let (handle, thread) = ledger.start().unwrap();
     let mut large = request("shop", 1);
     large.route = "r".repeat(100_000).into();
@@ -279,17 +247,7 @@ fn a_newer_schema_is_refused() {
         Ledger::open(&path).map(drop).unwrap_err(),
         Ledger::read_only(&path).map(drop).unwrap_err(),
     ] {
-        assert!(
-            matches!(
-                error,
-                Error::CheckSchema {
-                    found: 2,
-                    known: 1,
-                    ..
-                }
-            ),
-            "{error}"
-        );
+        assert!(matches!(error, Error::CheckSchema { found: 2, known: 1, .. }), "{error}");
     }
 }
 
@@ -297,11 +255,8 @@ fn a_newer_schema_is_refused() {
 fn a_file_of_another_kind_is_refused_and_left_as_it_is() {
     let (dir, path) = place();
     let text = dir.path().join("text");
-    std::fs::write(
-        &text,
-        "not a database, but long enough to be read as one\n".repeat(100),
-    )
-    .unwrap();
+    std::fs::write(&text, "not a database, but long enough to be read as one\n".repeat(100))
+        .unwrap();
     let other = rusqlite::Connection::open(&path).unwrap();
     other.execute_batch("CREATE TABLE t (x)").unwrap();
     drop(other);

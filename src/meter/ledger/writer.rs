@@ -51,14 +51,7 @@ impl Writer {
         stop: watch::Receiver<bool>,
         losses: Arc<Losses>,
     ) -> Self {
-        Self {
-            store,
-            settings,
-            inbox,
-            stop,
-            losses,
-            failing: false,
-        }
+        Self { store, settings, inbox, stop, losses, failing: false }
     }
 
     pub(super) async fn run(mut self) -> Result<(), Error> {
@@ -148,10 +141,9 @@ impl Writer {
         let begun = clock::now();
         self.store.commit(&batch.requests, &batch.windows)?;
         metrics::histogram!(COMMIT_SECONDS).record(begun.elapsed().as_secs_f64());
-        for (kind, count) in [
-            (Kind::Request, batch.requests.len()),
-            (Kind::Window, batch.windows.len()),
-        ] {
+        for (kind, count) in
+            [(Kind::Request, batch.requests.len()), (Kind::Window, batch.windows.len())]
+        {
             metrics::counter!(RECORDS_TOTAL, "kind" => kind.label()).increment(count as u64);
         }
         if self.failing {

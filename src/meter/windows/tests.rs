@@ -8,32 +8,20 @@ use crate::model::{AppName, ProviderName};
 const ID: InstanceId = InstanceId::new(7);
 
 fn owner() -> Owner {
-    Owner {
-        provider: ProviderName::new("acme").unwrap(),
-        app: AppName::new("shop").unwrap(),
-    }
+    Owner { provider: ProviderName::new("acme").unwrap(), app: AppName::new("shop").unwrap() }
 }
 
 fn windows(gap_seconds: u64) -> Windows {
-    Windows::new(Settings {
-        gap_limit: Duration::from_secs(gap_seconds),
-        max_open: 2,
-    })
+    Windows::new(Settings { gap_limit: Duration::from_secs(gap_seconds), max_open: 2 })
 }
 
 fn reading(cpu_micros: u64, memory: u64) -> ResourceUse {
-    ResourceUse {
-        cpu_micros,
-        memory: Bytes(memory),
-        pids: 1,
-    }
+    ResourceUse { cpu_micros, memory: Bytes(memory), pids: 1 }
 }
 
 /// Samples at whole seconds.
 fn sample(windows: &mut Windows, second: u64, cpu_micros: u64, memory: u64) {
-    windows
-        .sample(ID, &owner(), second * MICROS, &reading(cpu_micros, memory))
-        .unwrap();
+    windows.sample(ID, &owner(), second * MICROS, &reading(cpu_micros, memory)).unwrap();
 }
 
 /// (window, CPU, memory, image, wakes) of each drained record.
@@ -41,15 +29,7 @@ fn drain(windows: &mut Windows, second: u64) -> Vec<(u64, u64, u64, u64, u64)> {
     let records = windows.drain(second * MICROS);
     records
         .iter()
-        .map(|r| {
-            (
-                r.window,
-                r.cpu_micros,
-                r.memory_byte_seconds,
-                r.image_byte_seconds,
-                r.wakes,
-            )
-        })
+        .map(|r| (r.window, r.cpu_micros, r.memory_byte_seconds, r.image_byte_seconds, r.wakes))
         .collect()
 }
 
@@ -69,11 +49,7 @@ fn an_interval_is_split_at_the_borders_and_the_last_part_takes_the_remainder() {
     sample(&mut windows, 140, 100, 0);
     assert_eq!(
         drain(&mut windows, 140),
-        [
-            (0, 11, 100, 0, 0),
-            (60, 66, 600, 0, 0),
-            (120, 23, 200, 0, 0)
-        ]
+        [(0, 11, 100, 0, 0), (60, 66, 600, 0, 0), (120, 23, 200, 0, 0)]
     );
 }
 
@@ -135,10 +111,7 @@ fn a_window_is_open_until_every_level_has_left_it() {
     sample(&mut windows, 50, 5, 1);
     assert_eq!(drain(&mut windows, 61), [(0, 5, 0, 0, 0)]);
     sample(&mut windows, 62, 5, 1);
-    assert_eq!(
-        drain(&mut windows, 62),
-        [(0, 5, 10, 0, 0), (60, 0, 2, 0, 0)]
-    );
+    assert_eq!(drain(&mut windows, 62), [(0, 5, 10, 0, 0), (60, 0, 2, 0, 0)]);
 }
 
 #[test]
@@ -175,10 +148,7 @@ fn a_parked_instance_pays_for_its_image_until_that_ends() {
     windows.image(ID, &owner(), 70 * MICROS, Bytes(3)).unwrap();
     windows.ended(ID, 80 * MICROS);
     windows.ended(ID, 90 * MICROS);
-    assert_eq!(
-        drain(&mut windows, 90),
-        [(0, 5, 20, 150, 0), (60, 0, 0, 60, 0)]
-    );
+    assert_eq!(drain(&mut windows, 90), [(0, 5, 20, 150, 0), (60, 0, 0, 60, 0)]);
 }
 
 #[test]
@@ -188,13 +158,7 @@ fn more_instances_than_the_limit_are_refused_by_name() {
         windows.woke(InstanceId::new(id), &owner(), 0).unwrap();
     }
     let full = windows.woke(InstanceId::new(3), &owner(), 0).unwrap_err();
-    assert_eq!(
-        full,
-        Full {
-            instance: InstanceId::new(3),
-            max_open: 2
-        }
-    );
+    assert_eq!(full, Full { instance: InstanceId::new(3), max_open: 2 });
     assert_eq!(windows.refused(), 1);
     windows.woke(InstanceId::new(2), &owner(), 0).unwrap();
 }
@@ -214,30 +178,12 @@ fn windows_that_nobody_drains_are_bounded_and_lose_nothing() {
 #[test]
 fn the_greatest_values_do_not_overflow() {
     let mut windows = windows(u64::MAX);
-    windows
-        .sample(
-            ID,
-            &owner(),
-            u64::MAX - MICROS,
-            &reading(u64::MAX, u64::MAX),
-        )
-        .unwrap();
-    windows
-        .sample(ID, &owner(), u64::MAX, &reading(0, u64::MAX))
-        .unwrap();
-    windows
-        .image(ID, &owner(), u64::MAX, Bytes(u64::MAX))
-        .unwrap();
+    windows.sample(ID, &owner(), u64::MAX - MICROS, &reading(u64::MAX, u64::MAX)).unwrap();
+    windows.sample(ID, &owner(), u64::MAX, &reading(0, u64::MAX)).unwrap();
+    windows.image(ID, &owner(), u64::MAX, Bytes(u64::MAX)).unwrap();
     windows.ended(ID, u64::MAX);
-    windows
-        .sample(ID, &owner(), 0, &reading(u64::MAX, u64::MAX))
-        .unwrap();
-    assert!(
-        windows
-            .drain(u64::MAX)
-            .iter()
-            .any(|r| r.cpu_micros == u64::MAX)
-    );
+    windows.sample(ID, &owner(), 0, &reading(u64::MAX, u64::MAX)).unwrap();
+    assert!(windows.drain(u64::MAX).iter().any(|r| r.cpu_micros == u64::MAX));
 }
 
 /// What happens next: the clock moves (also back), then a sample or a drain.

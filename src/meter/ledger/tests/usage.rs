@@ -8,10 +8,7 @@ const HOUR_MS: u64 = 3_600_000;
 /// A ledger with these records, closed.
 fn written(path: &Path, requests: Vec<RequestRecord>, windows: &[WindowRecord]) {
     let mut store = Ledger::open(path).unwrap().store;
-    let requests: Vec<_> = requests
-        .into_iter()
-        .map(|r| (store.next_seq(), r))
-        .collect();
+    let requests: Vec<_> = requests.into_iter().map(|r| (store.next_seq(), r)).collect();
     store.commit(&requests, windows).unwrap();
 }
 
@@ -21,9 +18,7 @@ fn usage(path: &Path, query: &Query) -> Vec<UsageRow> {
 
 /// (app, period, requests, CPU) of each row.
 fn short(rows: &[UsageRow]) -> Vec<(&str, Option<u64>, u64, u64)> {
-    rows.iter()
-        .map(|r| (r.app.as_str(), r.period_start_ms, r.requests, r.cpu_micros))
-        .collect()
+    rows.iter().map(|r| (r.app.as_str(), r.period_start_ms, r.requests, r.cpu_micros)).collect()
 }
 
 #[test]
@@ -33,21 +28,9 @@ fn usage_falls_into_the_hour_in_which_it_was() {
     written(
         &path,
         times.map(|time_ms| request("shop", time_ms)).into(),
-        &[
-            window(1, 3_540, 1),
-            window(1, 3_600, 2),
-            window(1, 7_200, 4),
-        ],
+        &[window(1, 3_540, 1), window(1, 3_600, 2), window(1, 7_200, 4)],
     );
-    let by = |by| {
-        usage(
-            &path,
-            &Query {
-                by: Some(by),
-                ..Query::default()
-            },
-        )
-    };
+    let by = |by| usage(&path, &Query { by: Some(by), ..Query::default() });
     assert_eq!(
         short(&by(Period::Hour)),
         [
@@ -62,23 +45,10 @@ fn usage_falls_into_the_hour_in_which_it_was() {
         [("shop", Some(0), 3, 7), ("shop", Some(24 * HOUR_MS), 1, 0)]
     );
     let hour = |since_ms, until_ms| {
-        usage(
-            &path,
-            &Query {
-                since_ms: Some(since_ms),
-                until_ms,
-                ..Query::default()
-            },
-        )
+        usage(&path, &Query { since_ms: Some(since_ms), until_ms, ..Query::default() })
     };
-    assert_eq!(
-        short(&hour(HOUR_MS, Some(2 * HOUR_MS))),
-        [("shop", None, 1, 2)]
-    );
-    assert_eq!(
-        short(&hour(HOUR_MS - 1, Some(HOUR_MS))),
-        [("shop", None, 1, 0)]
-    );
+    assert_eq!(short(&hour(HOUR_MS, Some(2 * HOUR_MS))), [("shop", None, 1, 2)]);
+    assert_eq!(short(&hour(HOUR_MS - 1, Some(HOUR_MS))), [("shop", None, 1, 0)]);
     assert_eq!(short(&hour(1, None)), [("shop", None, 3, 7)]);
     assert_eq!(short(&hour(u64::MAX, None)), []);
 }
@@ -90,44 +60,20 @@ fn an_app_with_only_requests_or_only_windows_appears() {
     let all = usage(&path, &Query::default());
     assert_eq!(short(&all), [("blog", None, 1, 0), ("shop", None, 0, 9)]);
     let app = Some(AppName::new("blog").unwrap());
-    assert_eq!(
-        short(&usage(
-            &path,
-            &Query {
-                app,
-                ..Query::default()
-            }
-        )),
-        [("blog", None, 1, 0)]
-    );
+    assert_eq!(short(&usage(&path, &Query { app, ..Query::default() })), [("blog", None, 1, 0)]);
     let provider = Some(ProviderName::new("nobody").unwrap());
-    assert_eq!(
-        usage(
-            &path,
-            &Query {
-                provider,
-                ..Query::default()
-            }
-        ),
-        []
-    );
+    assert_eq!(usage(&path, &Query { provider, ..Query::default() }), []);
 }
 
 #[test]
 fn errors_are_the_answers_of_500_and_more() {
     let (_dir, path) = place();
     let statuses = [200, 404, 499, 500, 503];
-    let requests = statuses.map(|status| RequestRecord {
-        status,
-        ..request("shop", 1)
-    });
+    let requests = statuses.map(|status| RequestRecord { status, ..request("shop", 1) });
     written(&path, requests.into(), &[]);
     let row = total(&path);
     assert_eq!((row.requests, row.errors), (5, 2));
-    assert_eq!(
-        (row.bytes_in, row.duration_micros_sum, row.wait_micros_sum),
-        (50, 5_000, 5)
-    );
+    assert_eq!((row.bytes_in, row.duration_micros_sum, row.wait_micros_sum), (50, 5_000, 5));
 }
 
 #[test]
@@ -149,22 +95,12 @@ fn sums_beyond_64_bits_stay_at_the_greatest_value() {
 #[test]
 fn a_query_with_too_many_rows_is_refused_by_name() {
     let (_dir, path) = place();
-    written(
-        &path,
-        (0..4).map(|n| request("shop", n * HOUR_MS)).collect(),
-        &[],
-    );
+    written(&path, (0..4).map(|n| request("shop", n * HOUR_MS)).collect(), &[]);
     let mut reader = Ledger::read_only(&path).unwrap();
     reader.max_rows = 3;
     assert_eq!(reader.usage(&Query::default()).unwrap().len(), 1);
-    let by_hour = Query {
-        by: Some(Period::Hour),
-        ..Query::default()
-    };
-    assert!(matches!(
-        reader.usage(&by_hour),
-        Err(Error::QueryRows { limit: 3 })
-    ));
+    let by_hour = Query { by: Some(Period::Hour), ..Query::default() };
+    assert!(matches!(reader.usage(&by_hour), Err(Error::QueryRows { limit: 3 })));
 }
 
 #[tokio::test]
@@ -181,16 +117,9 @@ async fn usage_is_read_while_the_writer_works() {
 #[tokio::test]
 async fn a_query_that_takes_too_long_is_interrupted() {
     let (_dir, path) = place();
-    written(
-        &path,
-        (0..50_000).map(|n| request("shop", n)).collect(),
-        &[],
-    );
+    written(&path, (0..50_000).map(|n| request("shop", n)).collect(), &[]);
     let permits = Arc::new(Semaphore::new(1));
-    let all = Query {
-        by: Some(Period::Hour),
-        ..Query::default()
-    };
+    let all = Query { by: Some(Period::Hour), ..Query::default() };
     let query = |deadline| {
         query::usage_with_deadline(path.clone(), all.clone(), Arc::clone(&permits), deadline)
     };

@@ -1,0 +1,14 @@
+//! The whole edgepoint on real parts: CRIU, namespaces, control groups, sockets, SQLite. Needs root
+//! and what `make setup` installs; without them every test here fails and says so.
+//!
+//! Each test has an edgepoint of its own in a temporary directory; one runs at a time. With
+//! `EDGEPOINT_PROVE=DIRECTORY` the measurements run in full and leave their samples there.
+
+mod agree;
+mod clones;
+mod cycles;
+mod faults;
+mod harness;
+mod herd;
+mod isolation;
+mod wake;
