@@ -8,6 +8,9 @@
 //!
 //! `--short` (or run by `make test`) makes few rounds; `EDGEPOINT_PROVE=DIR` keeps every sample.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(clippy::disallowed_methods, missing_docs)]
+
 #[path = "../../tests/real/harness.rs"]
 #[allow(dead_code)]
 mod harness;

@@ -7,7 +7,7 @@ use std::{
     io::{Read, Write},
     net::TcpStream,
     os::fd::{AsFd, OwnedFd},
-    os::unix::process::CommandExt,
+    os::unix::{fs::OpenOptionsExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -43,13 +43,18 @@ impl Rival {
             .flatten()
             .filter_map(|entry| fs::read(entry.path().join("manifest.json")).ok())
             .map(|text| serde_json::from_slice::<Manifest>(&text).unwrap())
-            .find(|manifest| manifest.app.as_str() == app && manifest.id.as_str().contains("golden"))
+            .find(|manifest| {
+                manifest.app.as_str() == app && manifest.id.as_str().contains("golden")
+            })
             .expect("a golden appshot");
         let release = state.join("releases").join(manifest.release.as_str());
         let text = fs::read(release.join("release.json")).unwrap();
         let described: serde_json::Value = serde_json::from_slice(&text).unwrap();
-        let mut lower: Vec<PathBuf> =
-            manifest.layers.iter().map(|name| state.join("layers").join(name).join("upper")).collect();
+        let mut lower: Vec<PathBuf> = manifest
+            .layers
+            .iter()
+            .map(|name| state.join("layers").join(name).join("upper"))
+            .collect();
         lower.push(release.join("root"));
         lower.push(state.join("bases").join(described["base"].as_str().unwrap()));
         let directory = edgepoint.directory.join(format!("rival-{app}"));
@@ -84,7 +89,13 @@ impl Rival {
         let (target, upper, work) = (part("root"), part("upper"), part("work"));
         ns::in_mounts(self.mounts(), || mount::overlay(&target, &lower, &upper, &work)).unwrap();
         let stream = || -> OwnedFd {
-            File::options().append(true).create(true).open(part("log/out")).unwrap().into()
+            File::options()
+                .append(true)
+                .create(true)
+                .mode(0o600)
+                .open(part("log/out"))
+                .unwrap()
+                .into()
         };
         let streams = [stream(), stream()];
         let prefix = criu_prefix();
@@ -111,10 +122,9 @@ impl Rival {
             .stderr(Stdio::null());
         let fds = [network.as_fd(), streams[0].as_fd(), streams[1].as_fd()];
         let began = Instant::now();
-        let status = ns::in_mounts(self.mounts(), || {
-            process::spawn_with_fds(&mut command, &fds)?.wait()
-        })
-        .unwrap();
+        let status =
+            ns::in_mounts(self.mounts(), || process::spawn_with_fds(&mut command, &fds)?.wait())
+                .unwrap();
         let log = || fs::read_to_string(part("log/restore.log")).unwrap_or_default();
         assert!(status.success(), "{}: {status}\n{}", self.app, log());
         get(&network).expect("a restored app answers at once");
@@ -141,8 +151,17 @@ impl Rival {
             "node" => vec![vec!["/usr/bin/node", "server.js"]],
             "chain" => vec![
                 vec![
-                    "/usr/bin/redis-server", "--save", "", "--appendonly", "no", "--port", "0",
-                    "--unixsocket", socket, "--dir", "/tmp",
+                    "/usr/bin/redis-server",
+                    "--save",
+                    "",
+                    "--appendonly",
+                    "no",
+                    "--port",
+                    "0",
+                    "--unixsocket",
+                    socket,
+                    "--dir",
+                    "/tmp",
                 ],
                 vec!["/usr/bin/python3", "server.py"],
             ],
@@ -188,8 +207,7 @@ impl Drop for Rival {
 
 /// A GET of /; true if it was answered with 200.
 fn get(network: &OwnedFd) -> Option<()> {
-    let mut stream =
-        ns::in_network(network, || TcpStream::connect(("127.0.0.1", 8080))).ok()?;
+    let mut stream = ns::in_network(network, || TcpStream::connect(("127.0.0.1", 8080))).ok()?;
     stream.set_nodelay(true).ok()?;
     stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").ok()?;
     let mut first = [0; 12];

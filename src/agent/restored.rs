@@ -15,6 +15,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 use super::{
@@ -35,6 +36,9 @@ use crate::{
 /// Numbers under which a worker holds what `sandbox::Maker::restorer` gave it.
 const NETWORK_FD: i32 = 4;
 const STREAM_FDS: [i32; 2] = [5, 6];
+
+/// Between a restore and the making of the next sandbox.
+const REFILL_PAUSE: Duration = Duration::from_millis(30);
 
 /// Sandboxes kept ready.
 #[derive(Debug)]
@@ -66,10 +70,11 @@ impl Pool {
         }
     }
 
-    /// Fills it up, on a thread of its own.
+    /// Fills it up, on a thread of its own, after what was woken has had the processors.
     pub fn fill(&self, agent: &Arc<Agent>) {
         let agent = agent.clone();
         thread::spawn(move || {
+            thread::sleep(REFILL_PAUSE);
             loop {
                 let ready = agent.pool.ready.lock().unwrap_or_else(PoisonError::into_inner).len();
                 if ready >= agent.pool.size {
@@ -160,11 +165,15 @@ pub fn restore(
     agent.pool.fill(agent);
     let sockets = sockets?;
     if manifest.kind == Kind::Parked {
-        // The instance lives on; its old image would be older than its files.
+        // The instance lives on; its old image would be older than its files. What takes time is
+        // done when nobody waits for it.
         agent.table().appshots.remove(appshot);
-        if let Err(error) = agent.store.remove(appshot) {
-            eprintln!("edgepoint-agent: {}", Failure::new(FailureKind::Internal, &error));
-        }
+        let (store, appshot) = (agent.store.clone(), appshot.clone());
+        thread::spawn(move || {
+            if let Err(error) = store.remove(&appshot) {
+                eprintln!("edgepoint-agent: {}", Failure::new(FailureKind::Internal, &error));
+            }
+        });
     }
     Ok(sockets)
 }

@@ -130,7 +130,7 @@ fn app(stage: AppStage) -> anyhow::Result<()> {
     }
     if let Some(pid) = process::fork_single_threaded()? {
         // The child is the first process of the sandbox; the agent adopts it when we end.
-        write!(report, "pid {pid}\n")?;
+        writeln!(report, "pid {pid}")?;
         return Ok(());
     }
     let Err(error) = become_init(&stage, stdout, stderr);

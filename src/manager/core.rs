@@ -1,7 +1,7 @@
 //! The resource manager's decisions: events and time in, effects out. Pure.
 //!
 //! One entry per app: its live release, a deployment in progress, its instances, its golden and its
-//! parked appshot, its waiting room. After each event [`Core::settle`] compares what is wanted with
+//! parked appshot, its waiting room. After each event `Core::settle` compares what is wanted with
 //! what there is and asks for the difference. `task` carries the effects out and reports back; each
 //! asked-for effect is answered by exactly one event, also when it failed.
 
@@ -217,7 +217,7 @@ impl Core {
 
     /// The next request whose turn it is.
     pub fn next_waiter(&mut self, app: &AppName) -> Option<Waiter> {
-        self.entries.get_mut(app)?.waiting.next()
+        self.entries.get_mut(app)?.waiting.call()
     }
 
     /// When [`Event::Tick`] is due.

@@ -127,10 +127,10 @@ impl Handle {
                     false => Error::Unavailable("it is starting".into()),
                 });
             };
-            if !app.is_crowded() {
-                if let Some(lease) = app.lease(Wake::None) {
-                    return Ok(lease);
-                }
+            if !app.is_crowded()
+                && let Some(lease) = app.lease(Wake::None)
+            {
+                return Ok(lease);
             }
         }
         let (reply, lease) = oneshot::channel();

@@ -109,16 +109,16 @@ impl State {
 
     /// Whether the picture above has an arrow from here to there.
     pub fn may_become(&self, next: &Self) -> bool {
-        match (self, next) {
+        matches!(
+            (self, next),
             (Self::Starting | Self::Restoring, Self::Running { .. } | Self::Stopping)
-            | (Self::Starting, Self::Parking { kind: Kind::Golden })
-            | (Self::Running { .. }, Self::Draining { .. } | Self::Running { .. })
-            | (Self::Draining { .. }, Self::Running { .. } | Self::Draining { .. })
-            | (Self::Draining { then: Then::Park, .. }, Self::Parking { kind: Kind::Parked })
-            | (Self::Draining { then: Then::Stop, .. }, Self::Stopping)
-            | (Self::Parking { .. }, Self::Running { .. }) => true,
-            _ => false,
-        }
+                | (Self::Starting, Self::Parking { kind: Kind::Golden })
+                | (Self::Running { .. }, Self::Draining { .. } | Self::Running { .. })
+                | (Self::Draining { .. }, Self::Running { .. } | Self::Draining { .. })
+                | (Self::Draining { then: Then::Park, .. }, Self::Parking { kind: Kind::Parked })
+                | (Self::Draining { then: Then::Stop, .. }, Self::Stopping)
+                | (Self::Parking { .. }, Self::Running { .. })
+        )
     }
 }
 

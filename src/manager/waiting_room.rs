@@ -22,10 +22,7 @@ pub struct Full;
 impl WaitingRoom {
     /// A room with this many places.
     pub fn new(bound: usize) -> Self {
-        Self {
-            bound,
-            queue: VecDeque::new(),
-        }
+        Self { bound, queue: VecDeque::new() }
     }
 
     /// Changes the number of places; who waits already stays.
@@ -43,7 +40,7 @@ impl WaitingRoom {
     }
 
     /// The one whose turn it is.
-    pub fn next(&mut self) -> Option<Waiter> {
+    pub fn call(&mut self) -> Option<Waiter> {
         self.queue.pop_front().map(|(waiter, _)| waiter)
     }
 
@@ -97,8 +94,8 @@ mod tests {
         for n in 0..3 {
             room.enter(Waiter(n), at(now, 10)).unwrap();
         }
-        assert_eq!(room.next(), Some(Waiter(0)));
-        assert_eq!(room.next(), Some(Waiter(1)));
+        assert_eq!(room.call(), Some(Waiter(0)));
+        assert_eq!(room.call(), Some(Waiter(1)));
         assert_eq!(room.len(), 1);
     }
 

@@ -4,7 +4,7 @@
 //! The first route that matches wins; files count in name order, routes in file order. A route is
 //! found by host (hash maps for exact names and for wildcards) and then by path prefix. The path is
 //! taken as it was sent; one that holds `.` or `..` segments is answered 400 here, because the app
-//! could read it as another path than the one that was decided about (see [`path`]).
+//! could read it as another path than the one that was decided about (see `path`).
 
 mod compile;
 mod host;

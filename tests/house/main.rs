@@ -5,6 +5,9 @@
 //! finding says file, line and what to do. If a wall is wrong, change its table here and the
 //! architecture page in the same commit.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(clippy::disallowed_methods, missing_docs)]
+
 mod can_fail;
 mod scan;
 mod walls;
@@ -29,11 +32,7 @@ fn files(directory: &Path, is_skipped: &dyn Fn(&str) -> bool, found: &mut Vec<Fi
     };
     for entry in entries.flatten() {
         let path = entry.path();
-        let name = path
-            .strip_prefix(root())
-            .unwrap_or(&path)
-            .display()
-            .to_string();
+        let name = path.strip_prefix(root()).unwrap_or(&path).display().to_string();
         let Ok(kind) = entry.file_type() else {
             continue;
         };
@@ -57,22 +56,13 @@ fn rust_files(directories: &[&str]) -> Vec<File> {
         files(&root().join(directory), &|_| false, &mut found);
     }
     found.retain(|file| file.path.ends_with(".rs"));
-    assert!(
-        !found.is_empty(),
-        "no Rust file below {}: is it the repository?",
-        root().display()
-    );
+    assert!(!found.is_empty(), "no Rust file below {}: is it the repository?", root().display());
     found
 }
 
 #[track_caller]
 fn hold(findings: Vec<String>) {
-    assert!(
-        findings.is_empty(),
-        "{} found\n  {}\n",
-        findings.len(),
-        findings.join("\n  ")
-    );
+    assert!(findings.is_empty(), "{} found\n  {}\n", findings.len(), findings.join("\n  "));
 }
 
 /// Runs a wall over every file of `src`, without the code of its tests.
@@ -89,10 +79,7 @@ fn arrows_point_down_only() {
 }
 
 fn top_level_modules() -> BTreeSet<String> {
-    rust_files(&["src"])
-        .iter()
-        .filter_map(|file| file.module().first().cloned())
-        .collect()
+    rust_files(&["src"]).iter().filter_map(|file| file.module().first().cloned()).collect()
 }
 
 #[test]
@@ -107,42 +94,24 @@ fn each_large_dependency_has_one_door() {
 
 #[test]
 fn unsafe_is_only_in_os() {
-    hold(
-        rust_files(&["src"])
-            .iter()
-            .flat_map(walls::unsafe_code)
-            .collect(),
-    );
+    hold(rust_files(&["src"]).iter().flat_map(walls::unsafe_code).collect());
 }
 
 #[test]
 fn every_rust_file_says_what_it_is() {
-    hold(
-        rust_files(&["src", "tests", "benches"])
-            .iter()
-            .flat_map(walls::header)
-            .collect(),
-    );
+    hold(rust_files(&["src", "tests", "benches"]).iter().flat_map(walls::header).collect());
 }
 
 #[test]
 fn no_file_holds_two_ideas() {
-    hold(
-        rust_files(&["src", "tests", "benches"])
-            .iter()
-            .flat_map(walls::length)
-            .collect(),
-    );
+    hold(rust_files(&["src", "tests", "benches"]).iter().flat_map(walls::length).collect());
 }
 
 #[test]
 fn the_top_level_is_tidy() {
-    let entries = fs::read_dir(root())
-        .expect("the repository is readable")
-        .flatten();
-    let names: Vec<String> = entries
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect();
+    let entries = fs::read_dir(root()).expect("the repository is readable").flatten();
+    let names: Vec<String> =
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     hold(walls::top_level(&names));
 }
 
@@ -156,10 +125,6 @@ fn no_text_names_a_registry_or_a_path_of_one_machine() {
     };
     let mut found = Vec::new();
     files(&root(), &is_skipped, &mut found);
-    assert!(
-        found.len() > 5,
-        "hardly any file below {}",
-        root().display()
-    );
+    assert!(found.len() > 5, "hardly any file below {}", root().display());
     hold(found.iter().flat_map(walls::foreign_names).collect());
 }

@@ -25,9 +25,7 @@ fn blank_literals(source: &str) -> String {
     while at < chars.len() {
         let here = chars[at];
         let end = match (here, at_char(at + 1)) {
-            ('/', '/') => (at..chars.len())
-                .find(|&i| chars[i] == '\n')
-                .unwrap_or(chars.len()),
+            ('/', '/') => (at..chars.len()).find(|&i| chars[i] == '\n').unwrap_or(chars.len()),
             ('/', '*') => {
                 let (mut depth, mut i) = (1, at + 2);
                 while i < chars.len() && depth > 0 {
@@ -47,9 +45,9 @@ fn blank_literals(source: &str) -> String {
                 end_of_raw_string(&chars, at + 2).unwrap_or(at)
             }
             // A character, not a lifetime: '\…' or 'x'.
-            ('\'', '\\') => (at + 3..chars.len())
-                .find(|&i| chars[i] == '\'')
-                .map_or(chars.len(), |i| i + 1),
+            ('\'', '\\') => {
+                (at + 3..chars.len()).find(|&i| chars[i] == '\'').map_or(chars.len(), |i| i + 1)
+            }
             ('\'', _) if at_char(at + 2) == '\'' => at + 3,
             _ => at,
         };
@@ -57,11 +55,7 @@ fn blank_literals(source: &str) -> String {
             out.push(here);
             at += 1;
         } else {
-            out.extend(
-                chars[at..end]
-                    .iter()
-                    .map(|&c| if c == '\n' { '\n' } else { ' ' }),
-            );
+            out.extend(chars[at..end].iter().map(|&c| if c == '\n' { '\n' } else { ' ' }));
             at = end;
         }
     }
@@ -83,18 +77,9 @@ fn end_of_raw_string(chars: &[char], at: usize) -> Option<usize> {
     }
     let is_end = |&i: &usize| {
         chars[i] == '"'
-            && chars[i + 1..]
-                .iter()
-                .take(hashes)
-                .filter(|&&c| c == '#')
-                .count()
-                == hashes
+            && chars[i + 1..].iter().take(hashes).filter(|&&c| c == '#').count() == hashes
     };
-    Some(
-        (at + hashes + 1..chars.len())
-            .find(is_end)
-            .map_or(chars.len(), |i| i + 1 + hashes),
-    )
+    Some((at + hashes + 1..chars.len()).find(is_end).map_or(chars.len(), |i| i + 1 + hashes))
 }
 
 fn is_ident(c: char) -> bool {
@@ -114,10 +99,7 @@ pub fn tokens(source: &str) -> Vec<Token> {
             } else {
                 first.len_utf8()
             };
-            tokens.push(Token {
-                text: rest[..length].to_owned(),
-                line: index + 1,
-            });
+            tokens.push(Token { text: rest[..length].to_owned(), line: index + 1 });
             rest = rest[length..].trim_start();
         }
     }
@@ -162,11 +144,13 @@ pub fn without_tests(tokens: &[Token]) -> (Vec<Token>, Vec<String>) {
 
 fn is_test_attribute(inside: &[Token]) -> bool {
     let words: Vec<&str> = inside.iter().map(|token| token.text.as_str()).collect();
-    match words[..] {
-        ["test"] | ["cfg", "(", "test", ")"] | ["cfg", "(", "all", "(", "test", ..] => true,
-        [.., "::", "test"] => true,
-        _ => false,
-    }
+    matches!(
+        words[..],
+        ["test"]
+            | ["cfg", "(", "test", ")"]
+            | ["cfg", "(", "all", "(", "test", ..]
+            | [.., "::", "test"]
+    )
 }
 
 /// The index of the bracket that closes the one at `open`.
@@ -188,19 +172,11 @@ fn closing(tokens: &[Token], open: usize) -> usize {
 /// The index after the item, field or statement that begins at `at`.
 fn end_of_item(tokens: &[Token], mut at: usize) -> usize {
     const BY_SEMICOLON: [&str; 5] = ["use", "const", "static", "type", "let"];
-    const ITEM: [&str; 10] = [
-        "fn", "mod", "struct", "enum", "union", "trait", "impl", "unsafe", "async", "extern",
-    ];
+    const ITEM: [&str; 10] =
+        ["fn", "mod", "struct", "enum", "union", "trait", "impl", "unsafe", "async", "extern"];
     let mut first = at;
-    while tokens
-        .get(first)
-        .is_some_and(|token| token.text == "pub" || token.text == "(")
-    {
-        first = if tokens[first].text == "(" {
-            closing(tokens, first) + 1
-        } else {
-            first + 1
-        };
+    while tokens.get(first).is_some_and(|token| token.text == "pub" || token.text == "(") {
+        first = if tokens[first].text == "(" { closing(tokens, first) + 1 } else { first + 1 };
     }
     let word = tokens.get(first).map_or("", |token| token.text.as_str());
     let is_const_fn = word == "const" && tokens.get(first + 1).is_some_and(|t| t.text == "fn");
@@ -284,11 +260,7 @@ fn tree(tokens: &[Token], mut at: usize, prefix: &[String], found: &mut Vec<Name
 
 fn resolve(path: &mut Vec<String>, module: &[String]) {
     let is_self = path.first().is_some_and(|word| word == "self");
-    let supers = path
-        .iter()
-        .skip(usize::from(is_self))
-        .take_while(|word| *word == "super")
-        .count();
+    let supers = path.iter().skip(usize::from(is_self)).take_while(|word| *word == "super").count();
     if !is_self && supers == 0 {
         return;
     }

@@ -20,15 +20,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("config::reader", &["model", "report"]),
     // The privileged process sees nothing of the proxy; its client runs in the manager's process.
     ("agent", &["model", "appshot", "os", "clock", "telemetry"]),
-    (
-        "agent::client",
-        &["model", "appshot", "os", "clock", "telemetry", "report"],
-    ),
+    ("agent::client", &["model", "appshot", "os", "clock", "telemetry", "report"]),
     ("meter", &["model", "clock", "telemetry"]),
-    (
-        "manager",
-        &["model", "agent", "appshot", "meter", "clock", "telemetry", "os"],
-    ),
+    ("manager", &["model", "agent", "appshot", "meter", "clock", "telemetry", "os"]),
     (
         "deploy",
         &[
@@ -43,18 +37,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "telemetry",
         ],
     ),
-    (
-        "dispatch",
-        &[
-            "model",
-            "manager",
-            "meter",
-            "policy",
-            "config",
-            "clock",
-            "telemetry",
-        ],
-    ),
+    ("dispatch", &["model", "manager", "meter", "policy", "config", "clock", "telemetry"]),
     (
         "conduit",
         &[
@@ -177,11 +160,7 @@ impl File {
         if matches!(path, "lib" | "main") || path.starts_with("bin/") {
             return Vec::new();
         }
-        path.strip_suffix("/mod")
-            .unwrap_or(path)
-            .split('/')
-            .map(str::to_owned)
-            .collect()
+        path.strip_suffix("/mod").unwrap_or(path).split('/').map(str::to_owned).collect()
     }
 }
 
@@ -200,17 +179,9 @@ pub fn sources(files: &[File]) -> Vec<Source> {
     for file in files {
         let module = file.module();
         let (tokens, test_files) = scan::without_tests(&scan::tokens(&file.text));
-        tests.extend(
-            test_files
-                .into_iter()
-                .map(|name| [module.as_slice(), &[name]].concat()),
-        );
+        tests.extend(test_files.into_iter().map(|name| [module.as_slice(), &[name]].concat()));
         let paths = scan::paths(&tokens, &module);
-        sources.push(Source {
-            file: file.clone(),
-            tokens,
-            paths,
-        });
+        sources.push(Source { file: file.clone(), tokens, paths });
     }
     sources.retain(|source| {
         let module = source.file.module();
@@ -221,8 +192,7 @@ pub fn sources(files: &[File]) -> Vec<Source> {
 
 /// Whether `path` is the file or directory `place` (`src/meter/ledger` is `ledger.rs` and `ledger/…`).
 fn is_at(path: &str, place: &str) -> bool {
-    path.strip_prefix(place)
-        .is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
+    path.strip_prefix(place).is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
 }
 
 fn finding(file: &File, line: usize, what: &str) -> String {
@@ -242,10 +212,8 @@ pub fn arrows(source: &Source, modules: &BTreeSet<String>) -> Vec<String> {
                 full.strip_prefix(name)
                     .is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
             };
-            let entry = ARROWS
-                .iter()
-                .filter(|(name, _)| fits(name))
-                .max_by_key(|(name, _)| name.len());
+            let entry =
+                ARROWS.iter().filter(|(name, _)| fits(name)).max_by_key(|(name, _)| name.len());
             match entry {
                 Some((name, allowed)) => (*name, *allowed),
                 None => {
@@ -277,11 +245,7 @@ pub fn arrows(source: &Source, modules: &BTreeSet<String>) -> Vec<String> {
             .iter()
             .any(|name| *name == "*" || name == to || Some(*name) == with_child.as_deref());
         if modules.contains(to) && !is_own && !is_allowed {
-            let list = if allowed.is_empty() {
-                "nothing".to_owned()
-            } else {
-                allowed.join(", ")
-            };
+            let list = if allowed.is_empty() { "nothing".to_owned() } else { allowed.join(", ") };
             let what = format!(
                 "{from} names {}, and may name only {list}: pass a value in, ask by an effect, or move \
                  the shared noun to model",
@@ -316,9 +280,7 @@ pub fn purity(source: &Source) -> Vec<String> {
         let words: Vec<&str> = path.iter().map(String::as_str).collect();
         let is_socket = matches!(words[..], ["std", "net"])
             || matches!(words[..], ["std", "net", name, ..] if !ADDRESSES.contains(&name));
-        let is_clock = words
-            .windows(2)
-            .any(|two| matches!(two, ["SystemTime" | "Instant", "now"]));
+        let is_clock = words.windows(2).any(|two| matches!(two, ["SystemTime" | "Instant", "now"]));
         if is_socket || is_clock || IMPURE.iter().any(|impure| words.starts_with(impure)) {
             find(*line, &format!("`{}`", path.join("::")));
         }
@@ -361,11 +323,7 @@ pub fn doors(source: &Source) -> Vec<String> {
 /// (e) Every Rust file opens with what it is.
 pub fn header(file: &File) -> Vec<String> {
     let what = "must begin with `//!`: what it is, what it relies on, what it does not do";
-    if file.text.starts_with("//!") {
-        Vec::new()
-    } else {
-        vec![finding(file, 1, what)]
-    }
+    if file.text.starts_with("//!") { Vec::new() } else { vec![finding(file, 1, what)] }
 }
 
 /// (f) A long file usually holds two ideas.
@@ -381,9 +339,7 @@ pub fn length(file: &File) -> Vec<String> {
 
 /// (g) Only what is meant to be there lies at the top.
 pub fn top_level(names: &[String]) -> Vec<String> {
-    let unknown = names
-        .iter()
-        .filter(|name| !TOP_LEVEL.contains(&name.as_str()));
+    let unknown = names.iter().filter(|name| !TOP_LEVEL.contains(&name.as_str()));
     unknown
         .map(|name| {
             format!("{name}:1: is no part of the repository's top level: move it below src, tests or .ci")

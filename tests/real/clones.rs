@@ -53,10 +53,8 @@ async fn five_instances_of_one_appshot_live_at_once_and_diverge() {
 #[tokio::test]
 async fn a_second_instance_without_clonable_is_a_cold_start() {
     let edgepoint = Edgepoint::start(&["two"]).await;
-    let two = [
-        ("state = \"keep\"", "state = \"discard\""),
-        ("hard = 64", "hard = 64\n[scale]\nmax = 2"),
-    ];
+    let two =
+        [("state = \"keep\"", "state = \"discard\""), ("hard = 64", "hard = 64\n[scale]\nmax = 2")];
     edgepoint.deploy("counter", "two", &two);
     edgepoint.cli(&["wake", "two", "--count", "2"]);
     let wakes = |how| format!("edgepoint_manager_wakes_total{{app=\"two\",how=\"{how}\"}}");

@@ -40,7 +40,8 @@ fn held(edgepoint: &Edgepoint) -> Held {
 /// Connections that had to be asked for again inside every living sandbox, by its first process.
 fn retransmits_inside(edgepoint: &Edgepoint) -> u64 {
     let mut sum = 0;
-    for entry in fs::read_dir(edgepoint.directory.join("state/agent/sandboxes")).unwrap().flatten() {
+    for entry in fs::read_dir(edgepoint.directory.join("state/agent/sandboxes")).unwrap().flatten()
+    {
         let Ok(text) = fs::read_to_string(entry.path().join("record.json")) else { continue };
         let record: serde_json::Value = serde_json::from_str(&text).unwrap();
         let Some(pid) = record["process"]["pid"].as_i64() else { continue };
@@ -109,8 +110,10 @@ async fn a_hundred_parks_under_load_fail_no_request_and_leave_nothing() {
     let requests: usize = by_app.values().map(Vec::len).sum();
     let retransmitted = edgepoint.retransmits() - retransmitted;
     let after = settled().await;
-    let longest: BTreeMap<_, _> =
-        by_app.iter().map(|(app, waits)| (*app, *waits.iter().max().unwrap() as f64 / 1e3)).collect();
+    let longest: BTreeMap<_, _> = by_app
+        .iter()
+        .map(|(app, waits)| (*app, *waits.iter().max().unwrap() as f64 / 1e3))
+        .collect();
     record(
         "cycles",
         &serde_json::json!({

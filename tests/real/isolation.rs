@@ -35,8 +35,10 @@ async fn no_answer_connection_or_body_crosses_between_providers() {
                 let host = format!("{app}.localhost");
                 if random.below(4) == 0 {
                     let size = random.below(5_000);
-                    let body = Bytes::from(format!("{app}-{worker}-{n}-").repeat(size as usize / 20));
-                    let answer = connection.send("POST", &host, "/echo", body.clone()).await.unwrap();
+                    let body =
+                        Bytes::from(format!("{app}-{worker}-{n}-").repeat(size as usize / 20));
+                    let answer =
+                        connection.send("POST", &host, "/echo", body.clone()).await.unwrap();
                     assert_eq!(answer.status, 200);
                     assert_eq!(answer.body, body, "a body crossed");
                 } else {

@@ -17,31 +17,13 @@ use crate::world::{Due, World};
 /// What the agent may be asked.
 #[derive(Debug, Clone)]
 pub enum Ask {
-    Start {
-        instance: InstanceId,
-        release: ReleaseId,
-    },
-    Restore {
-        instance: InstanceId,
-        appshot: AppshotId,
-    },
-    Adopt {
-        instance: InstanceId,
-    },
-    Park {
-        instance: InstanceId,
-        appshot: AppshotId,
-        kind: Kind,
-    },
-    Stop {
-        instance: InstanceId,
-    },
-    Discard {
-        appshot: AppshotId,
-    },
-    Forget {
-        release: ReleaseId,
-    },
+    Start { instance: InstanceId, release: ReleaseId },
+    Restore { instance: InstanceId, appshot: AppshotId },
+    Adopt { instance: InstanceId },
+    Park { instance: InstanceId, appshot: AppshotId, kind: Kind },
+    Stop { instance: InstanceId },
+    Discard { appshot: AppshotId },
+    Forget { release: ReleaseId },
 }
 
 /// A living instance.
@@ -165,32 +147,16 @@ impl World {
                 let result = if fails { refuse("no sockets") } else { Ok(()) };
                 Some(Event::Began { instance, result })
             }
-            Ask::Park {
-                instance,
-                appshot,
-                kind,
-            } => {
+            Ask::Park { instance, appshot, kind } => {
                 let fails = self.rng.permille(faults.dump_fails);
                 let result = match self.live.get(&instance).cloned() {
                     None => Err(Failed::Reason("there is no such instance".into())),
                     Some(_) if fails => Err(Failed::Reason("not taken".into())),
                     Some(live) => {
                         self.live.remove(&instance);
-                        let Live {
-                            release,
-                            app,
-                            state,
-                            ..
-                        } = live;
+                        let Live { release, app, state, .. } = live;
                         let (uid, of, id) = (self.number(), instance, appshot.clone());
-                        let image = Image {
-                            uid,
-                            kind,
-                            release,
-                            app,
-                            of,
-                            state,
-                        };
+                        let image = Image { uid, kind, release, app, of, state };
                         self.images.insert(appshot, image);
                         let bytes = Bytes(1);
                         Ok(ImageStatus { id, bytes })
@@ -220,10 +186,7 @@ impl World {
                 } else {
                     // Only such that an absent agent was asked to end.
                     let excused = of_it.iter().all(|id| self.truth.orphans.contains(id));
-                    assert!(
-                        excused,
-                        "release {release} is forgotten while {of_it:?} live"
-                    );
+                    assert!(excused, "release {release} is forgotten while {of_it:?} live");
                     self.truth.excused.insert(release);
                 }
                 None
@@ -241,13 +204,7 @@ impl World {
     ) {
         self.check_birth(image, &app);
         let began_with = state;
-        let live = Live {
-            release,
-            app,
-            state,
-            began_with,
-            image,
-        };
+        let live = Live { release, app, state, began_with, image };
         let before = self.live.insert(id, live);
         assert!(before.is_none(), "instance {id} lives twice");
     }
@@ -308,38 +265,26 @@ impl World {
         for (id, image) in self.images.clone() {
             // The golden appshot of a deployment whose answer is on its way.
             let is_coming = self.core.entries().any(|(_, entry)| {
-                entry
-                    .deploying
-                    .as_ref()
-                    .is_some_and(|d| d.release == image.release)
+                entry.deploying.as_ref().is_some_and(|d| d.release == image.release)
             });
             if is_coming {
                 continue;
             }
-            let owner = self
-                .core
-                .entries()
-                .find(|(_, entry)| entry.release == image.release);
+            let owner = self.core.entries().find(|(_, entry)| entry.release == image.release);
             let owner = owner.map(|(name, entry)| (name.clone(), entry.instances.is_empty()));
             let bytes = Bytes(1);
             match owner {
                 Some((app, unused)) if image.kind == Kind::Golden || unused => {
                     let id = id.clone();
-                    self.core
-                        .restore_image(&app, image.kind, ImageStatus { id, bytes });
+                    self.core.restore_image(&app, image.kind, ImageStatus { id, bytes });
                 }
                 Some(_) => {}
                 None => self.ask(Ask::Discard { appshot: id }),
             }
         }
         let of_live = self.live.iter();
-        let instances = of_live
-            .map(|(id, live)| (*id, live.release.clone()))
-            .collect();
+        let instances = of_live.map(|(id, live)| (*id, live.release.clone())).collect();
         let appshots = self.images.keys().cloned().collect();
-        self.feed(Event::Found {
-            instances,
-            appshots,
-        });
+        self.feed(Event::Found { instances, appshots });
     }
 }

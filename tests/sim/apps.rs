@@ -22,10 +22,7 @@ pub fn plain(app: &str) -> App {
     App {
         name: name(app),
         provider: ProviderName::new("someone").unwrap(),
-        processes: vec![Process {
-            name: "main".into(),
-            command: vec!["serve".into()],
-        }],
+        processes: vec![Process { name: "main".into(), command: vec!["serve".into()] }],
         env: BTreeMap::new(),
         internal_port: 8080,
         health: Health {
@@ -33,17 +30,10 @@ pub fn plain(app: &str) -> App {
             timeout: Duration::from_secs(1),
             grace_period: Duration::from_secs(10),
         },
-        limits: Limits {
-            memory: Bytes(1 << 26),
-            cpu_millis: 1000,
-            pids: 64,
-        },
+        limits: Limits { memory: Bytes(1 << 26), cpu_millis: 1000, pids: 64 },
         scale: Scale { min: 0, max: 1 },
         concurrency: Concurrency { hard: 2 },
-        wake: Wake {
-            timeout: Duration::from_secs(10),
-            max_pending: 3,
-        },
+        wake: Wake { timeout: Duration::from_secs(10), max_pending: 3 },
         sleep: Sleep {
             park_after: Some(Duration::from_secs(5)),
             state: State::Discard,

@@ -86,11 +86,7 @@ impl Desk {
     pub fn begin_deploy(&mut self, app: App, release: &str) -> InstanceId {
         let (token, release) = (self.number(), apps::release(release));
         let app = Arc::new(app);
-        self.feed(Event::Deploy {
-            app,
-            release,
-            token,
-        });
+        self.feed(Event::Deploy { app, release, token });
         self.started()
     }
 
@@ -149,11 +145,7 @@ impl Desk {
             self.idle_since = self.now;
             self.leased.push(waiter);
         }
-        if !self
-            .core
-            .entry(&app)
-            .is_none_or(|entry| entry.waiting.is_empty())
-        {
+        if !self.core.entry(&app).is_none_or(|entry| entry.waiting.is_empty()) {
             self.feed(Event::Crowded { app });
         }
     }
@@ -173,11 +165,7 @@ impl Desk {
         let timeout = self.core.entry(&self.app).map(|e| e.app.wake.timeout);
         let deadline = self.now + timeout.unwrap_or(seconds(10));
         let app = self.app.clone();
-        self.feed(Event::Request {
-            app,
-            waiter,
-            deadline,
-        });
+        self.feed(Event::Request { app, waiter, deadline });
         waiter
     }
 
@@ -254,9 +242,7 @@ impl Desk {
     /// What an instance was restored from.
     pub fn image_of(&self, id: InstanceId) -> Option<AppshotId> {
         self.asked.iter().find_map(|effect| match effect {
-            Effect::Restore {
-                instance, appshot, ..
-            } if *instance == id => Some(appshot.clone()),
+            Effect::Restore { instance, appshot, .. } if *instance == id => Some(appshot.clone()),
             _ => None,
         })
     }
@@ -285,9 +271,6 @@ impl Desk {
 
     /// What the last command brought.
     pub fn answer(&self, token: Token) -> Option<&Result<Answer, Error>> {
-        self.answers
-            .iter()
-            .find(|(of, _)| *of == token)
-            .map(|(_, answer)| answer)
+        self.answers.iter().find(|(of, _)| *of == token).map(|(_, answer)| answer)
     }
 }

@@ -142,11 +142,7 @@ impl World {
             (release, declared)
         };
         let refused = release.clone();
-        let token = self.command(app, |token| Event::Deploy {
-            app: declared,
-            release,
-            token,
-        });
+        let token = self.command(app, |token| Event::Deploy { app: declared, release, token });
         // Never taken up: nobody will forget it.
         if matches!(self.answers.get(&token), Some(Err(Error::Changing(_)))) {
             let used = self.core.entries().any(|(_, entry)| {

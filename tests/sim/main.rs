@@ -5,12 +5,7 @@
 //! `world` and `agent`, what must hold in `truth`; `rules` has one directed test for each rule.
 
 // A test may stop where it finds something wrong.
-#![allow(
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    clippy::unwrap_used
-)]
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
 mod agent;
 mod apps;
@@ -98,21 +93,13 @@ fn instances_fail_to_come_up_and_to_park() {
 
 #[test]
 fn instances_crash_and_requests_hang() {
-    let faults = Faults {
-        crashes: 60,
-        hangs: 20,
-        ..CALM
-    };
+    let faults = Faults { crashes: 60, hangs: 20, ..CALM };
     scenario("instances_crash_and_requests_hang", faults);
 }
 
 #[test]
 fn the_agent_goes_away_and_comes_back() {
-    let faults = Faults {
-        agent_leaves: 120,
-        crashes: 10,
-        ..CALM
-    };
+    let faults = Faults { agent_leaves: 120, crashes: 10, ..CALM };
     scenario("the_agent_goes_away_and_comes_back", faults);
 }
 

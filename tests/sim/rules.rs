@@ -54,10 +54,7 @@ fn a_passed_deadline_is_a_wake_timeout() {
 fn an_unknown_app_is_refused() {
     let mut desk = Desk::empty("app");
     let waiter = desk.request();
-    assert_eq!(
-        desk.refused,
-        vec![(waiter, Error::UnknownApp(apps::name("app")))]
-    );
+    assert_eq!(desk.refused, vec![(waiter, Error::UnknownApp(apps::name("app")))]);
 }
 
 #[test]
@@ -139,10 +136,7 @@ fn lost_state_is_told_also_if_the_cold_start_fails_first() {
 
 #[test]
 fn a_damaged_golden_appshot_is_given_up_and_a_slow_one_is_not() {
-    for (failed, remains) in [
-        (Failed::Unusable("damaged".into()), false),
-        (reason(), true),
-    ] {
+    for (failed, remains) in [(Failed::Unusable("damaged".into()), false), (reason(), true)] {
         let mut desk = Desk::deployed(apps::plain("app"));
         desk.request();
         desk.began(desk.made(), Err(failed));
@@ -165,25 +159,13 @@ fn a_request_takes_back_an_idle_instance_that_drains() {
     }
     desk.busy.insert(id);
     let since = Some(desk.now - seconds(5));
-    desk.feed(Event::Idle {
-        instance: id,
-        since,
-    });
+    desk.feed(Event::Idle { instance: id, since });
     assert_eq!(desk.entry().running(), 0);
     let waiter = desk.request();
     assert_eq!(desk.leased, vec![waiter]);
-    assert_eq!(
-        desk.asked,
-        vec![
-            Effect::Close { instance: id },
-            Effect::Open { instance: id }
-        ]
-    );
+    assert_eq!(desk.asked, vec![Effect::Close { instance: id }, Effect::Open { instance: id }]);
     desk.feed(Event::Drained { instance: id });
-    assert!(
-        !desk.was_parked(id),
-        "a late word of its drain changes nothing"
-    );
+    assert!(!desk.was_parked(id), "a late word of its drain changes nothing");
 }
 
 #[test]
@@ -215,10 +197,7 @@ fn a_sleep_that_requests_hold_up_is_called_off_and_those_who_wait_are_served() {
     let token = desk.sleep();
     let waiter = desk.request();
     desk.wait(seconds(30));
-    assert!(matches!(
-        desk.answer(token),
-        Some(Err(Error::NotSlept { .. }))
-    ));
+    assert!(matches!(desk.answer(token), Some(Err(Error::NotSlept { .. }))));
     assert_eq!(desk.leased, vec![waiter]);
     assert!(!desk.was_parked(id));
 }
@@ -242,10 +221,7 @@ fn an_instance_that_cannot_be_parked_runs_on() {
     let token = desk.sleep();
     let waiter = desk.request();
     desk.parked(id, Err(reason()));
-    assert!(matches!(
-        desk.answer(token),
-        Some(Err(Error::NotSlept { .. }))
-    ));
+    assert!(matches!(desk.answer(token), Some(Err(Error::NotSlept { .. }))));
     assert_eq!(desk.leased, vec![waiter]);
     assert!(desk.entry().parked.is_none());
     desk.forget();
@@ -264,10 +240,7 @@ fn an_answer_that_comes_too_late_changes_nothing() {
     desk.began(id, Err(Failed::AgentAway));
     let instances = vec![(id, apps::release("first"))];
     let appshots = vec![AppshotId::golden(&apps::release("first"))];
-    desk.feed(Event::Found {
-        instances,
-        appshots,
-    });
+    desk.feed(Event::Found { instances, appshots });
     assert!(desk.was_stopped(id));
     desk.prepared(id, Ok(()));
     desk.prepared(id, Err(reason()));
@@ -286,10 +259,7 @@ fn a_found_instance_that_keeps_its_state_outdates_its_image() {
     let found = edgepoint::model::InstanceId::new(1000);
     let instances = vec![(found, apps::release("first"))];
     let appshots = vec![image.id.clone()];
-    desk.feed(Event::Found {
-        instances,
-        appshots,
-    });
+    desk.feed(Event::Found { instances, appshots });
     assert!(desk.asked.contains(&Effect::Adopt { instance: found }));
     assert!(desk.asked.contains(&Effect::Discard { appshot: image.id }));
     assert_eq!(desk.entry().parked, None);

@@ -40,10 +40,7 @@ fn what_cannot_be_dumped_and_keeps_its_state_never_sleeps() {
     desk.wait(seconds(100));
     assert!(!desk.was_stopped(id) && !desk.was_parked(id));
     let token = desk.sleep();
-    assert!(matches!(
-        desk.answer(token),
-        Some(Err(Error::NotSlept { .. }))
-    ));
+    assert!(matches!(desk.answer(token), Some(Err(Error::NotSlept { .. }))));
 }
 
 #[test]
@@ -117,11 +114,7 @@ fn a_first_deployment_that_fails_leaves_nothing() {
     desk.began(id, Err(reason()));
     let unknown = Error::UnknownApp(desk.app.clone());
     assert_eq!(desk.refused, vec![(waiter, unknown.clone())]);
-    assert_eq!(
-        desk.answer(token),
-        Some(&Err(unknown)),
-        "found while reading"
-    );
+    assert_eq!(desk.answer(token), Some(&Err(unknown)), "found while reading");
     assert_eq!(desk.core.entries().count(), 0);
     assert!(desk.was_forgotten("first"));
 }
@@ -187,16 +180,10 @@ fn what_is_parked_while_its_app_is_removed_or_replaced_leaves_no_image() {
                 None
             };
             let bytes = edgepoint::model::Bytes(1);
-            let image = edgepoint::manager::ImageStatus {
-                id: AppshotId::parked(id),
-                bytes,
-            };
+            let image = edgepoint::manager::ImageStatus { id: AppshotId::parked(id), bytes };
             let result = result.clone().map(|()| image);
             let taken = result.is_ok();
-            desk.feed(Event::Parked {
-                instance: id,
-                result,
-            });
+            desk.feed(Event::Parked { instance: id, result });
             if taken {
                 let appshot = AppshotId::parked(id);
                 assert!(desk.asked.contains(&Effect::Discard { appshot }));
@@ -232,10 +219,7 @@ fn an_old_release_that_fails_on_its_way_up_does_not_harm_the_new_one() {
         desk.request();
         let coming = desk.made();
         desk.deploy(app, "second");
-        desk.began(
-            coming,
-            Err(edgepoint::manager::core::Failed::Unusable("damaged".into())),
-        );
+        desk.began(coming, Err(edgepoint::manager::core::Failed::Unusable("damaged".into())));
         assert!(desk.entry().lost.is_none() && desk.entry().failures == 0);
         assert!(desk.entry().golden_image().is_some());
         assert!(desk.was_forgotten("first"));
@@ -249,10 +233,7 @@ fn a_removal_ends_what_comes_up_and_answers_when_nothing_is_left() {
         let waiter = desk.request();
         let coming = desk.made();
         let token = desk.remove();
-        assert_eq!(
-            desk.refused,
-            vec![(waiter, Error::UnknownApp(desk.app.clone()))]
-        );
+        assert_eq!(desk.refused, vec![(waiter, Error::UnknownApp(desk.app.clone()))]);
         assert_eq!(desk.answer(token), None);
         if fails {
             desk.began(coming, Err(reason()));

@@ -85,11 +85,7 @@ fn an_instance_that_has_run_for_long_is_replaced_at_once() {
     desk.busy.insert(id);
     desk.wait(seconds(60));
     desk.ended(id);
-    assert_eq!(
-        desk.entry().backoff_until,
-        None,
-        "idle looks do not make it young"
-    );
+    assert_eq!(desk.entry().backoff_until, None, "idle looks do not make it young");
     desk.request();
     assert_eq!(desk.makings(), 1);
 }
@@ -116,8 +112,7 @@ fn min_instances_are_kept() {
     let golden = desk.begin_deploy(app, "first");
     desk.began(golden, Ok(()));
     desk.prepared(golden, Ok(()));
-    desk.asked
-        .retain(|effect| matches!(effect, edgepoint::manager::core::Effect::Park { .. }));
+    desk.asked.retain(|effect| matches!(effect, edgepoint::manager::core::Effect::Park { .. }));
     desk.parked(golden, Ok(()));
     assert_eq!(desk.makings(), 2);
     let ids: Vec<_> = desk.entry().instances.keys().copied().collect();
@@ -127,11 +122,7 @@ fn min_instances_are_kept() {
     desk.forget();
     desk.ended(ids[0]);
     assert_eq!(desk.makings(), 1, "one that crashed is replaced");
-    assert!(
-        desk.notes
-            .iter()
-            .any(|note| matches!(note, Note::Crashed { .. }))
-    );
+    assert!(desk.notes.iter().any(|note| matches!(note, Note::Crashed { .. })));
 }
 
 #[test]

@@ -86,25 +86,15 @@ impl World {
                 self.truth.dropped.remove(instance);
                 self.truth.orphans.insert(*instance);
             }
-            Effect::Start {
-                instance, release, ..
-            } => {
+            Effect::Start { instance, release, .. } => {
                 let known = self.releases.contains_key(release);
-                assert!(
-                    known && !self.forgetting.contains(release),
-                    "{release} is forgotten"
-                );
+                assert!(known && !self.forgetting.contains(release), "{release} is forgotten");
                 self.check_scale(*instance);
             }
-            Effect::Restore {
-                instance, appshot, ..
-            } => self.check_restore(*instance, appshot),
+            Effect::Restore { instance, appshot, .. } => self.check_restore(*instance, appshot),
             Effect::Open { instance } => self.check_open(*instance),
             Effect::Park { instance, .. } => {
-                let busy = self
-                    .fronts
-                    .get(instance)
-                    .is_some_and(|f| f.open || f.in_flight > 0);
+                let busy = self.fronts.get(instance).is_some_and(|f| f.open || f.in_flight > 0);
                 assert!(!busy, "{instance} is parked while it has requests");
             }
             Effect::Stop { instance } => {
@@ -115,10 +105,7 @@ impl World {
                 }
             }
             Effect::Forget { release } => self.check_forget(release),
-            Effect::Answer {
-                token,
-                answer: Ok(answer),
-            } => {
+            Effect::Answer { token, answer: Ok(answer) } => {
                 let app = self.tokens.get(token).cloned().expect("answered once");
                 match answer {
                     Answer::Deployed(deployed) if deployed.changed => {
@@ -173,10 +160,7 @@ impl World {
             serves && i.release == entry.release && !self.truth.outgoing.contains(id)
         });
         let ours = of_live.filter(|(_, i)| i.origin != Origin::Found).count();
-        assert!(
-            ours <= entry.app.scale.max as usize,
-            "{ours} instances of {name}"
-        );
+        assert!(ours <= entry.app.scale.max as usize, "{ours} instances of {name}");
     }
 
     fn check_restore(&mut self, id: InstanceId, appshot: &AppshotId) {
@@ -187,15 +171,9 @@ impl World {
         }
         let image = self.images.get(appshot);
         let image = image.unwrap_or_else(|| panic!("{appshot} of {name} does not exist"));
-        assert_eq!(
-            image.release, instance.release,
-            "an image of another release"
-        );
+        assert_eq!(image.release, instance.release, "an image of another release");
         if image.kind == Kind::Parked {
-            assert!(
-                !self.live.contains_key(&image.of),
-                "{appshot}: its instance lives"
-            );
+            assert!(!self.live.contains_key(&image.of), "{appshot}: its instance lives");
             let before = self.truth.restored.insert(image.uid, id);
             // Once, or again after an absent agent never came to it.
             let again = before.is_none_or(|id| self.truth.dropped.contains(&id));
@@ -228,10 +206,7 @@ impl World {
         }
         let ordered = entry.sleeping.as_ref();
         let to_sleep = ordered.is_some_and(|sleeping| sleeping.remaining.contains(&id));
-        assert!(
-            !to_sleep || !instance.is_running(),
-            "{id} is to sleep and serves"
-        );
+        assert!(!to_sleep || !instance.is_running(), "{id} is to sleep and serves");
         if entry.app.sleep.state != Keep::Keep {
             return;
         }
@@ -244,10 +219,7 @@ impl World {
             }
             Line::Parked(state) if first => {
                 let goes_on = began_with.is_none_or(|began| began == *state);
-                assert!(
-                    goes_on,
-                    "{id} began with {began_with:?}, parked was {state}"
-                );
+                assert!(goes_on, "{id} began with {began_with:?}, parked was {state}");
             }
             Line::Parked(_) => panic!("{id} is parked and opened again"),
             Line::Lost => {
@@ -262,14 +234,8 @@ impl World {
     fn check_forget(&self, release: &ReleaseId) {
         for (name, entry) in self.core.entries() {
             let serves = entry.deployed && entry.release == *release;
-            let comes = entry
-                .deploying
-                .as_ref()
-                .is_some_and(|d| d.release == *release);
-            assert!(
-                !serves && !comes,
-                "{release} of {name} is forgotten while in use"
-            );
+            let comes = entry.deploying.as_ref().is_some_and(|d| d.release == *release);
+            assert!(!serves && !comes, "{release} of {name} is forgotten while in use");
             let runs = entry.instances.values().any(|i| i.release == *release);
             assert!(!runs, "{release} of {name} is forgotten while it runs");
         }
@@ -299,10 +265,7 @@ impl World {
                     ours && self.live.contains_key(id) && !self.truth.outgoing.contains(id)
                 });
                 let alive: Vec<_> = alive.map(|(id, _)| *id).collect();
-                assert!(
-                    alive.len() <= 1,
-                    "{alive:?} of {name}, which keeps its state"
-                );
+                assert!(alive.len() <= 1, "{alive:?} of {name}, which keeps its state");
             }
         }
     }
@@ -311,10 +274,7 @@ impl World {
     pub fn check_when_quiet(&self) {
         for (waiter, (app, deadline)) in &self.waiters {
             assert!(*deadline >= self.now, "{waiter:?} for {app} was forgotten");
-            let held = self
-                .core
-                .entry(app)
-                .is_some_and(|entry| !entry.waiting.is_empty());
+            let held = self.core.entry(app).is_some_and(|entry| !entry.waiting.is_empty());
             assert!(held, "{waiter:?} waits for {app} in no room");
         }
         for (name, entry) in self.core.entries() {

@@ -252,22 +252,14 @@ impl World {
 
     fn perform(&mut self, effect: Effect) {
         match effect {
-            Effect::Start {
-                instance, release, ..
-            } => self.ask(Ask::Start { instance, release }),
-            Effect::Restore {
-                instance, appshot, ..
-            } => self.ask(Ask::Restore { instance, appshot }),
+            Effect::Start { instance, release, .. } => self.ask(Ask::Start { instance, release }),
+            Effect::Restore { instance, appshot, .. } => {
+                self.ask(Ask::Restore { instance, appshot })
+            }
             Effect::Adopt { instance } => self.ask(Ask::Adopt { instance }),
-            Effect::Park {
-                instance,
-                appshot,
-                kind,
-            } => self.ask(Ask::Park {
-                instance,
-                appshot,
-                kind,
-            }),
+            Effect::Park { instance, appshot, kind } => {
+                self.ask(Ask::Park { instance, appshot, kind })
+            }
             Effect::Stop { instance } => self.ask(Ask::Stop { instance }),
             Effect::Discard { appshot } => self.ask(Ask::Discard { appshot }),
             Effect::Forget { release } => self.ask(Ask::Forget { release }),
@@ -300,12 +292,7 @@ impl World {
         self.closing.remove(&instance);
         let (_, known) = self.core.instance(instance).expect("opened, not known");
         let (hard, idle_since) = (known.app.concurrency.hard, self.now);
-        let fresh = Front {
-            open: true,
-            hard,
-            in_flight: 0,
-            idle_since,
-        };
+        let fresh = Front { open: true, hard, in_flight: 0, idle_since };
         self.fronts.entry(instance).or_insert(fresh).open = true;
     }
 
@@ -406,11 +393,7 @@ impl World {
         let waiter = Waiter(self.number());
         self.waiters.insert(waiter, (app.clone(), deadline));
         let app = app.clone();
-        self.feed(Event::Request {
-            app,
-            waiter,
-            deadline,
-        });
+        self.feed(Event::Request { app, waiter, deadline });
     }
 
     /// A command comes from a person.

@@ -1,6 +1,7 @@
 //! Finding everything again after the agent was started anew: instances that run on, appshots,
 //! releases; and clearing away what belongs to none of them.
 
+use crate::appshot::Kind;
 use std::{collections::HashSet, fs, io, path::Path, sync::Arc, time::Duration};
 
 use super::{
@@ -38,7 +39,15 @@ impl Agent {
         }
         let void: Vec<_> = {
             let table = self.table();
-            let lives = |manifest: &&Arc<Manifest>| adopted.contains(&manifest.instance);
+            let in_use = |layer: &String| {
+                table.instances.values().any(|instance| instance.record.layers.contains(layer))
+            };
+            // Its own instance lives on, or one that was restored from it and has its files.
+            let lives = |manifest: &&Arc<Manifest>| {
+                let parked = manifest.kind == Kind::Parked;
+                adopted.contains(&manifest.instance)
+                    || parked && manifest.layers.first().is_some_and(in_use)
+            };
             table.appshots.values().filter(lives).map(|manifest| manifest.id.clone()).collect()
         };
         for id in void {

@@ -2,8 +2,8 @@
 //! closes instances. Whatever takes time is spawned and comes back as an outcome.
 
 use super::{
-    Arc, Bell, CLOSE_PATIENCE, Duration, Effect, Event, Failed, ImageStatus, InstanceId,
-    Origin, Outcome, OwnedFd, Preparation, Reply, ResourceUse, Running, SHORT, SOCKET_BATCH,
+    Arc, Bell, CLOSE_PATIENCE, Duration, Effect, Event, Failed, ImageStatus, InstanceId, Origin,
+    Outcome, OwnedFd, Preparation, Reply, ResourceUse, Running, SHORT, SOCKET_BATCH,
     STOP_PATIENCE_MS, Slots, Task, Verb, clock, failed, odd, telemetry, warn,
 };
 
