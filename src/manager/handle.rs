@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     clock, meter,
-    model::{App, AppName, ReleaseId},
+    model::{App, AppName, ProviderName, ReleaseId},
 };
 
 /// Messages that may wait for the owner task; callers wait when it is full.
@@ -137,6 +137,12 @@ impl Handle {
         let message = Message::Acquire { app: app.clone(), entered: clock::now(), reply };
         self.inbox.send(message).await.map_err(|_| ending())?;
         lease.await.map_err(|_| ending())?
+    }
+
+    /// Who pays for an app, if it is deployed.
+    pub fn provider(&self, app: &AppName) -> Option<ProviderName> {
+        let directions = self.directions.load();
+        directions.apps.get(app).map(|directions| directions.app.provider.clone())
     }
 
     async fn command(&self, command: Command) -> Result<Answer, Error> {

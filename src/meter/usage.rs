@@ -70,11 +70,11 @@ pub enum WakeKind {
     /// A running instance had a free slot.
     #[default]
     None,
-    /// It joined a wake that was under way, or waited for a slot of a full instance.
+    /// It waited for a slot of an instance that was full.
     Waited,
-    /// It caused an instance to be restored from an appshot.
+    /// It waited while its instance was restored from an appshot; all who wait for one wake say so.
     Restored,
-    /// It caused an instance to be started anew.
+    /// It waited while its instance was started anew.
     Started,
 }
 

@@ -105,6 +105,8 @@ async fn past_the_bound_or_the_deadline_a_request_is_told_when_to_come_back() {
     let (first, second) = tokio::join!(first, second);
     assert_eq!(first.status, 200);
     assert_eq!((second.status, second.header("x-edgepoint-error")), (503, Some("E0004")));
+    let usage = edgepoint.cli(&["usage", "--app", "hasty"]);
+    assert_eq!(usage[0]["errors"].as_u64(), Some(1), "it is on the record: {usage}");
     edgepoint.stop();
 }
 

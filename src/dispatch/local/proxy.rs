@@ -232,21 +232,27 @@ impl ProxyHttp for Proxy {
         let app = ctx.app.as_ref().map_or("", AppName::as_str);
         let waited = ctx.owner.as_ref().is_some_and(|owner| owner.wake != Wake::None);
         telemetry::request(app, status, took, waited.then_some(ctx.waited));
-        let (Some(app), Some(owner)) = (ctx.app.clone(), &ctx.owner) else {
+        let Some(app) = ctx.app.clone() else {
+            return;
+        };
+        // A request that got no instance is on its app's record all the same.
+        let of_app = || self.manager.provider(&app);
+        let owner = ctx.owner.as_ref();
+        let Some(provider) = owner.map(|owner| owner.provider.clone()).or_else(of_app) else {
             return;
         };
         let record = meter::RequestRecord {
             time_ms: u64::try_from(clock::wall().as_millis()).unwrap_or(u64::MAX),
-            provider: owner.provider.clone(),
+            provider,
             app,
-            instance: Some(owner.instance),
+            instance: owner.map(|owner| owner.instance),
             route: ctx.route.clone(),
             status,
             bytes_in: u64::try_from(session.body_bytes_read()).unwrap_or(u64::MAX),
             bytes_out: u64::try_from(session.body_bytes_sent()).unwrap_or(u64::MAX),
             duration_micros: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
             wait_micros: u64::try_from(ctx.waited.as_micros()).unwrap_or(u64::MAX),
-            wake: match owner.wake {
+            wake: match owner.map_or(Wake::None, |owner| owner.wake) {
                 Wake::None => meter::WakeKind::None,
                 Wake::Waited => meter::WakeKind::Waited,
                 Wake::Restored => meter::WakeKind::Restored,

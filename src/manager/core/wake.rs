@@ -201,10 +201,16 @@ impl Core {
             // Overtaken by a deployment or removal while it came up.
             return self.retire(id, now);
         }
-        entry.came_up(restored, took);
+        // One that was found running did not wake now.
+        let woke = instance.origin != Origin::Found;
+        if woke {
+            entry.came_up(restored, took);
+        }
         let sleeping = entry.sleeping.is_some();
         self.effects.push(Effect::Open { instance: id });
-        self.note(Note::Woken { app: app.clone(), instance: id, restored, took });
+        if woke {
+            self.note(Note::Woken { app: app.clone(), instance: id, restored, took });
+        }
         self.effects.push(Effect::Admit { app: app.clone() });
         self.answer_wakers(&app, now);
         if sleeping {
