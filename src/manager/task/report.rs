@@ -169,6 +169,7 @@ impl Task {
             Note::Woken { app, instance, restored, took } => {
                 if let Some(owner) = self.owner(instance) {
                     let _ = self.windows.woke(instance, &owner, micros());
+                    self.send_windows();
                 }
                 telemetry::woke(&app, restored, took);
                 let wake_ms = telemetry::millis(took);
