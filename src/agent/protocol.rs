@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     appshot::Kind,
     model::{App, AppName, AppshotId, Bytes, InstanceId, ReleaseId, ResourceUse},
+    telemetry,
 };
 
 /// Version of this protocol; both ends must speak the same.
@@ -272,13 +273,6 @@ pub enum FailureKind {
 impl Failure {
     /// A failure with the chain of its reasons.
     pub fn new(kind: FailureKind, error: &dyn std::error::Error) -> Self {
-        let mut message = error.to_string();
-        let mut source = error.source();
-        while let Some(error) = source {
-            message.push_str(": ");
-            message.push_str(&error.to_string());
-            source = error.source();
-        }
-        Self { kind, message }
+        Self { kind, message: telemetry::chain(error) }
     }
 }

@@ -12,11 +12,12 @@ use std::{
     time::Duration,
 };
 
-use crate::os::seqpacket;
 use tokio::{
     net::{TcpSocket, TcpStream},
     sync::Notify,
 };
+
+use crate::os::seqpacket;
 
 /// Below this many sockets another batch is asked for.
 const LOW: usize = 32;

@@ -1,7 +1,6 @@
 //! Finding everything again after the agent was started anew: instances that run on, appshots,
 //! releases; and clearing away what belongs to none of them.
 
-use crate::appshot::Kind;
 use std::{collections::HashSet, fs, io, path::Path, sync::Arc, time::Duration};
 
 use super::{
@@ -12,6 +11,7 @@ use super::{
     },
     Agent, Manifest, process,
 };
+use crate::appshot::Kind;
 
 impl Agent {
     /// Reads the directories; adopts what runs; an image whose instance lives on is void.
