@@ -29,8 +29,6 @@ pub const LEDGER: &str = "ledger.db";
 
 /// How long connections may take to finish the request that they serve when we end.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
-/// Instances are sampled at least this often, so that a level is known within a window.
-const SAMPLE_MAX: Duration = Duration::from_secs(5);
 
 /// Sockets that the supervisor has bound.
 pub struct Sockets {
@@ -95,7 +93,7 @@ async fn serve(loaded: Loaded, sockets: Sockets) -> Result<(), Error> {
         deployed: state.join("deployed.json"),
         restore_timeout: config.agent.restore_timeout,
         dump_timeout: config.agent.dump_timeout,
-        sample_interval: config.meter.window.min(SAMPLE_MAX),
+        sample_interval: config.meter.sample_interval,
     };
     let (manager, managing) = manager::start(settings, Arc::new(local::Client), meter.clone());
 

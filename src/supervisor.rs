@@ -107,9 +107,14 @@ pub fn run(config_path: &Path, config: &Config) -> Result<(), Error> {
     if !nix::unistd::geteuid().is_root() {
         return Err(Error::NotRoot);
     }
-    let user = User::from_name(&config.agent.proxy_user).ok().flatten();
-    let user = user.ok_or_else(|| Error::NoUser(config.agent.proxy_user.clone()))?;
-    let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
+    let (uid, gid) = match &config.agent.proxy_user {
+        None => (config.agent.first_uid - 1, config.agent.first_uid - 1),
+        Some(name) => {
+            let user = User::from_name(name).ok().flatten();
+            let user = user.ok_or_else(|| Error::NoUser(name.clone()))?;
+            (user.uid.as_raw(), user.gid.as_raw())
+        }
+    };
 
     let (state, run) = (&config.directories.state, &config.directories.run);
     make_directory(state, 0o755, None)?;

@@ -17,6 +17,7 @@ const PARK_FAILURES: &str = "edgepoint_manager_park_failures_total";
 const STATE_LOST: &str = "edgepoint_manager_state_lost_total";
 const CRASHES: &str = "edgepoint_manager_crashes_total";
 const INSTANCES: &str = "edgepoint_manager_instances";
+const REFUSALS: &str = "edgepoint_dispatch_refusals_total";
 const REQUESTS: &str = "edgepoint_dispatch_requests_total";
 const REQUEST_SECONDS: &str = "edgepoint_dispatch_request_seconds";
 const WAIT_SECONDS: &str = "edgepoint_dispatch_wait_seconds";
@@ -35,6 +36,7 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     describe_counter!(STATE_LOST, "Times that kept state was lost");
     describe_counter!(CRASHES, "Instances that ended by themselves");
     describe_gauge!(INSTANCES, "Instances by state; an app without one counts by how it sleeps");
+    describe_counter!(REFUSALS, "Answers of our own with an error code, by code and who must act");
     describe_counter!(REQUESTS, "Requests by app and by class of status");
     describe_histogram!(REQUEST_SECONDS, "Time from a request's head to the end of its answer");
     describe_histogram!(WAIT_SECONDS, "Time that requests waited for an instance");
@@ -93,19 +95,47 @@ pub fn request(app: &str, status: u16, took: Duration, waited: Option<Duration>)
     }
 }
 
-/// An error with the chain of its reasons.
+/// An error and all that is behind it, as `a: b: c`. A reason that its error already repeated is
+/// left out.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
+    while let Some(reason) = source {
+        let words = reason.to_string();
+        if !text.contains(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        source = reason.source();
     }
     text
+}
+
+/// A request was answered with an error of ours.
+pub fn refused(code: &'static str, blame: &'static str) {
+    counter!(REFUSALS, "code" => code, "blame" => blame).increment(1);
 }
 
 /// Whole milliseconds, as log fields carry them.
 pub fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("cannot read: {0}")]
+    struct Repeats(#[source] std::io::Error);
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("no ledger")]
+    struct Silent(#[source] Repeats);
+
+    #[test]
+    fn a_reason_is_not_said_twice() {
+        let error = Silent(Repeats(std::io::Error::other("disk is full")));
+        assert_eq!(chain(&error), "no ledger: cannot read: disk is full");
+    }
 }

@@ -22,7 +22,8 @@ use tokio::{
 };
 
 use super::protocol::{
-    Answer, Failure, LiveInstance, MAX_MESSAGE, Reply, Request, StoredAppshot, VERSION, Verb,
+    Answer, Failure, LiveInstance, MAX_MESSAGE, Reply, Request, StoredAppshot, StoredRelease,
+    VERSION, Verb,
 };
 use crate::{
     model::{InstanceId, ResourceUse},
@@ -47,7 +48,8 @@ pub enum Error {
     /// The connection broke; whether the request was carried out is unknown.
     #[error("the connection to the agent broke")]
     Lost,
-    /// No answer in time.
+    /// No answer in time. The connection is given up: what became of the request is seen after the
+    /// next one is made.
     #[error("the agent did not answer within {} s", .0.as_secs())]
     Late(Duration),
     /// The agent says no.
@@ -85,14 +87,23 @@ struct Line {
 }
 
 impl Client {
-    /// Connects to the agent at `path`. Events come over the channel until the connection breaks.
-    pub async fn connect(path: &Path) -> Result<(Self, mpsc::Receiver<Ended>), Error> {
+    /// Connects to the agent at `path` for a few requests.
+    pub async fn connect(path: &Path) -> Result<Self, Error> {
+        Self::open(path, false).await.map(|(client, _)| client)
+    }
+
+    /// Connects as the manager. Events come over the channel until the connection breaks.
+    pub async fn manage(path: &Path) -> Result<(Self, mpsc::Receiver<Ended>), Error> {
+        Self::open(path, true).await
+    }
+
+    async fn open(path: &Path, events: bool) -> Result<(Self, mpsc::Receiver<Ended>), Error> {
         let socket = seqpacket::connect_to(path)
             .and_then(seqpacket::register)
             .map_err(|source| Error::Connect { path: path.display().to_string(), source })?;
         let waiting = Mutex::new(Some(Waiting::new()));
         let line = Arc::new(Line { socket, waiting, next: AtomicU64::new(1) });
-        let (sender, events) = mpsc::channel(EVENTS);
+        let (sender, ended) = mpsc::channel(EVENTS);
         let reader = line.clone();
         tokio::spawn(async move {
             let _ = reader.read(&sender).await;
@@ -100,9 +111,9 @@ impl Client {
             reader.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
         });
         let client = Self { line };
-        let hello = Verb::Hello { events: true };
+        let hello = Verb::Hello { events };
         client.ask(hello, &[], Duration::from_secs(5)).await?;
-        Ok((client, events))
+        Ok((client, ended))
     }
 
     /// Asks and waits for the answer.
@@ -129,7 +140,23 @@ impl Client {
             let mut waiting = self.line.waiting.lock().unwrap_or_else(PoisonError::into_inner);
             waiting.as_mut().map(|waiting| waiting.remove(&id));
         }
-        result.unwrap_or(Err(Error::Late(deadline)))
+        result.unwrap_or_else(|_| {
+            seqpacket::hang_up(&self.line.socket);
+            Err(Error::Late(deadline))
+        })
+    }
+
+    /// All releases.
+    pub async fn releases(&self, deadline: Duration) -> Result<Vec<StoredRelease>, Error> {
+        let mut all: Vec<StoredRelease> = Vec::new();
+        loop {
+            let after = all.last().map(|release| release.id.clone());
+            match self.ask(Verb::Releases { after }, &[], deadline).await?.0 {
+                Answer::Releases { page } if page.is_empty() => return Ok(all),
+                Answer::Releases { page } => all.extend(page),
+                _ => return Err(Error::Odd),
+            }
+        }
     }
 
     /// All living instances.

@@ -40,7 +40,8 @@ pub struct Request {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Verb {
-    /// Who is there. With `events`, the agent reports ended instances on this connection.
+    /// Who is there. With `events` the peer is the manager: the agent reports ended instances on
+    /// this connection. There is one manager at a time; `Busy` while requests of another one go on.
     Hello {
         /// Whether to report.
         events: bool,
@@ -64,6 +65,11 @@ pub enum Verb {
     Instances {
         /// The last one of the page before.
         after: Option<InstanceId>,
+    },
+    /// A page of releases, by id.
+    Releases {
+        /// The last one of the page before.
+        after: Option<ReleaseId>,
     },
     /// A page of appshots, by id.
     Appshots {
@@ -178,6 +184,11 @@ pub enum Answer {
         /// The page; empty after the last.
         page: Vec<LiveInstance>,
     },
+    /// To `Releases`.
+    Releases {
+        /// The page; empty after the last.
+        page: Vec<StoredRelease>,
+    },
     /// To `Appshots`.
     Appshots {
         /// The page; empty after the last.
@@ -221,6 +232,16 @@ pub struct LiveInstance {
     pub release: ReleaseId,
     /// Its generation.
     pub generation: u64,
+}
+
+/// A release in the store.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoredRelease {
+    /// Its id.
+    pub id: ReleaseId,
+    /// Seconds since it was made.
+    pub age_s: u64,
 }
 
 /// An appshot in the store.

@@ -10,13 +10,17 @@ use std::{
     io::{self, Read, Write},
     os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown, symlink},
     path::{Path, PathBuf},
+    time::{Duration, UNIX_EPOCH},
 };
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::stage::INIT;
-use crate::model::{App, AppName, ReleaseId};
+use crate::{
+    appshot, clock,
+    model::{App, AppName, ReleaseId},
+};
 
 /// Bounds of one release, so that a wrong directory (a home, a disk) is refused early.
 const MAX_FILES: usize = 100_000;
@@ -102,14 +106,24 @@ impl Releases {
         let home = directory.join(release.id.as_str());
         if home.exists() {
             fs::remove_dir_all(&temporary)?;
+            File::open(home.join("release.json"))?.set_modified(UNIX_EPOCH + clock::wall())?;
             return Ok(release);
         }
+        appshot::sync_layer(&root)?;
         let mut file = File::create(temporary.join("release.json"))?;
         file.write_all(&serde_json::to_vec_pretty(&release)?)?;
         file.sync_all()?;
         fs::rename(&temporary, &home)?;
         File::open(&directory)?.sync_all()?;
         Ok(release)
+    }
+
+    /// How long ago a release was registered.
+    pub fn age(&self, id: &ReleaseId) -> Duration {
+        let file = self.root.join("releases").join(id.as_str()).join("release.json");
+        let made = fs::metadata(file).and_then(|meta| meta.modified()).ok();
+        let made = made.and_then(|made| made.duration_since(UNIX_EPOCH).ok());
+        clock::wall().saturating_sub(made.unwrap_or_default())
     }
 
     /// Removes a release's files.
@@ -221,9 +235,11 @@ fn build_base(bases: &Path, init: &Path) -> io::Result<String> {
     use nix::sys::stat::{Mode, SFlag, makedev, mknod};
     const LINKS: [&str; 4] = ["bin", "sbin", "lib", "lib64"];
     const ETC: [&str; 3] = ["ld.so.cache", "localtime", "ssl/certs/ca-certificates.crt"];
+    const LAYOUT: u8 = 2;
     const DEVICES: [(&str, u64, u64); 5] =
         [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9)];
     let mut hash = Sha256::new();
+    hash.update([LAYOUT]);
     let init = fs::read(init)?;
     hash.update(&init);
     let etc: Vec<_> = ETC
@@ -256,6 +272,10 @@ fn build_base(bases: &Path, init: &Path) -> io::Result<String> {
     }
     for link in LINKS {
         symlink(format!("usr/{link}"), tree.join(link))?;
+    }
+    symlink("/proc/self/fd", tree.join("dev/fd"))?;
+    for (number, name) in ["stdin", "stdout", "stderr"].into_iter().enumerate() {
+        symlink(format!("/proc/self/fd/{number}"), tree.join("dev").join(name))?;
     }
     for (device, major, minor) in DEVICES {
         let path = tree.join("dev").join(device);

@@ -19,7 +19,7 @@ use std::{
 };
 
 use super::{
-    criu::{self, Restore},
+    criu::Restore,
     instance::{Instance, Record},
     protocol::{Failure, FailureKind, SOCKET_BATCH},
     release::Release,
@@ -222,6 +222,7 @@ fn prepare(
     let own = record.layers.first().map(String::as_str).unwrap_or_default();
     agent.layers.write_generation(own, record.generation).map_err(internal)?;
     sandbox.group.limit(&release.app.limits).map_err(internal)?;
+    sandbox.give_streams(release.uid).map_err(internal)?;
     record.write(&sandbox.directory).map_err(internal)?;
     Ok(sandbox.root(lower(agent, release, record), &agent.layers.path(own)))
 }
@@ -282,7 +283,6 @@ fn warm(
     worker.line.restore(&job, agent.config.restore_timeout).map_err(|error| {
         let kind = match &error {
             error if error.is_deadline() => FailureKind::Deadline,
-            criu::Error::Refused { .. } => FailureKind::Unusable,
             _ => FailureKind::Internal,
         };
         let mut failure = Failure::new(kind, &error);

@@ -7,7 +7,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
     os::fd::{AsFd, OwnedFd},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{OpenOptionsExt, fchown},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -24,6 +24,9 @@ use crate::os::{
 
 /// How long the processes of a sandbox may take to vanish once killed.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long CRIU may take to let an app go.
+const DISMISS_PATIENCE_MS: u16 = 60_000;
 
 /// Makes sandboxes below one directory.
 #[derive(Debug)]
@@ -79,9 +82,16 @@ impl CriuProcess {
 
     /// Hangs up and waits until it has ended by itself: a CRIU that is killed while it holds an app
     /// can take the app along, one whose line breaks gives the dump up and lets the app run on.
-    pub fn dismiss(mut self) {
+    /// One that never lets go is killed in the end: an app that stands still for ever is no better.
+    pub fn dismiss(self) -> io::Result<()> {
         self.line.hang_up();
-        let _ = self.child.wait();
+        let pidfd = process::pidfd(self.pid())?;
+        if process::wait_for_end(&pidfd, DISMISS_PATIENCE_MS)? {
+            return Ok(());
+        }
+        let text =
+            format!("CRIU did not let go of it within {DISMISS_PATIENCE_MS} ms; killing CRIU");
+        Err(io::Error::other(text))
     }
 }
 
@@ -203,6 +213,11 @@ impl Sandbox {
             upper: layer.join("upper"),
             work: layer.join("work"),
         }
+    }
+
+    /// Lets the app's user open its streams by name (`/dev/stdout`), as servers do for their logs.
+    pub fn give_streams(&self, uid: u32) -> io::Result<()> {
+        self.streams.iter().try_for_each(|stream| fchown(stream, Some(uid), Some(uid)))
     }
 
     /// Under which name CRIU knows a stream: mount and inode, as this process sees them.

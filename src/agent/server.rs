@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
     time::Duration,
@@ -21,19 +21,15 @@ use serde::{Deserialize, Serialize};
 use super::{
     instance::{Instance, Layers},
     perfd,
-    protocol::{
-        Answer, Failure, FailureKind, LiveInstance, MAX_MESSAGE, PAGE, Reply, Request,
-        SOCKET_BATCH, StoredAppshot, VERSION, Verb,
-    },
+    protocol::{Failure, FailureKind, MAX_MESSAGE, Reply, Request},
     release::{Release, Releases},
-    restored::{self, Pool},
+    restored::Pool,
     sandbox::Maker,
-    snapd,
 };
 use crate::{
     appshot::{self, Host, Manifest},
     model::{AppshotId, InstanceId, ReleaseId, ResourceUse},
-    os::{cgroup::Hierarchy, ns, process, seqpacket},
+    os::{cgroup::Hierarchy, process, seqpacket},
 };
 
 /// Requests worked on at the same time; more are answered `Busy`.
@@ -66,6 +62,16 @@ pub struct Config {
     pub dump_timeout: Duration,
     /// Sandboxes kept ready.
     pub pool: usize,
+}
+
+/// One connection.
+#[derive(Debug)]
+struct Conversation {
+    peer: OwnedFd,
+    /// Its peer is there.
+    open: AtomicBool,
+    /// Requests that are being worked on.
+    working: AtomicUsize,
 }
 
 /// What the agent knows; one lock, held for look-ups only.
@@ -102,7 +108,7 @@ pub struct Agent {
     pub host: Host,
     table: Mutex<Table>,
     watch: process::Watch,
-    listeners: Mutex<Vec<Arc<OwnedFd>>>,
+    managers: Mutex<Vec<Arc<Conversation>>>,
     busy: AtomicUsize,
 }
 
@@ -129,7 +135,7 @@ impl Agent {
             host: Host { kernel: perfd::kernel()?, cpu: perfd::cpu()?, criu },
             table: Mutex::default(),
             watch: process::Watch::new()?,
-            listeners: Mutex::default(),
+            managers: Mutex::default(),
             busy: AtomicUsize::new(0),
             maker,
             config,
@@ -148,8 +154,8 @@ impl Agent {
         let agent = self.clone();
         thread::spawn(move || perfd::rotate_logs(&agent));
         loop {
-            let accepted = seqpacket::accept(&socket)
-                .and_then(|peer| Ok((seqpacket::peer_uid(&peer)?, Arc::new(peer))));
+            let accepted =
+                seqpacket::accept(&socket).and_then(|peer| Ok((seqpacket::peer_uid(&peer)?, peer)));
             let (uid, peer) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
@@ -162,8 +168,13 @@ impl Agent {
                 eprintln!("edgepoint-agent: refused a connection of uid {uid}");
                 continue;
             }
+            let (open, working) = (AtomicBool::new(true), AtomicUsize::new(0));
+            let conversation = Arc::new(Conversation { peer, open, working });
             let agent = self.clone();
-            thread::spawn(move || agent.converse(&peer, uid));
+            thread::spawn(move || {
+                agent.converse(&conversation, uid);
+                conversation.open.store(false, Ordering::Release);
+            });
         }
     }
 
@@ -257,18 +268,45 @@ impl Agent {
             if !instance.claim_end() {
                 continue;
             }
-            let code = process::reap(instance.pid);
-            let usage = self.bury(&instance);
-            let reply = Reply::Ended { instance: id, code, usage };
-            let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
-            listeners.retain(|peer| send(peer, &reply, &[]).is_ok());
+            self.report_end(&instance);
         }
     }
 
+    /// Takes an instance that ended by itself off the host and tells the manager.
+    pub fn report_end(&self, instance: &Instance) {
+        let code = process::reap(instance.pid);
+        let usage = self.bury(instance);
+        let reply = Reply::Ended { instance: instance.record.id, code, usage };
+        for manager in self.managers().iter() {
+            // One that is gone finds the instance gone when it is back.
+            let _ = send(&manager.peer, &reply, &[]);
+        }
+    }
+
+    fn managers(&self) -> MutexGuard<'_, Vec<Arc<Conversation>>> {
+        self.managers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes the peer the manager, once all that an earlier one asked for is done: what it is told
+    /// afterwards is not overtaken.
+    fn manage(&self, conversation: &Arc<Conversation>) -> Result<(), Failure> {
+        let mut managers = self.managers();
+        managers.retain(|manager| {
+            manager.open.load(Ordering::Acquire) || manager.working.load(Ordering::Acquire) > 0
+        });
+        if !managers.is_empty() {
+            let text = "another manager is connected, or what it asked for goes on";
+            return Err(failure(FailureKind::Busy, text));
+        }
+        managers.push(conversation.clone());
+        Ok(())
+    }
+
     /// Reads requests of one connection until it closes.
-    fn converse(self: Arc<Self>, peer: &Arc<OwnedFd>, uid: u32) {
+    fn converse(self: &Arc<Self>, conversation: &Arc<Conversation>, uid: u32) {
+        let peer = &conversation.peer;
         loop {
-            let message = match seqpacket::recv(&**peer, MAX_MESSAGE) {
+            let message = match seqpacket::recv(peer, MAX_MESSAGE) {
                 Ok(message) if !message.bytes.is_empty() => message,
                 _ => return,
             };
@@ -285,163 +323,23 @@ impl Agent {
                 let _ = send(peer, &Reply::Done { id: request.id, result: Err(failure) }, &[]);
                 continue;
             }
-            let (agent, peer) = (self.clone(), peer.clone());
+            let (agent, conversation) = (self.clone(), conversation.clone());
+            conversation.working.fetch_add(1, Ordering::AcqRel);
             thread::spawn(move || {
                 let id = request.id;
-                let answered = agent.answer(request, message.fds, &peer, uid);
+                let answered = agent.answer(request, message.fds, &conversation, uid);
                 agent.busy.fetch_sub(1, Ordering::AcqRel);
+                conversation.working.fetch_sub(1, Ordering::AcqRel);
                 let (result, fds) = match answered {
                     Ok((answer, fds)) => (Ok(answer), fds),
                     Err(failure) => (Err(failure), Vec::new()),
                 };
                 let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
-                if let Err(error) = send(&peer, &Reply::Done { id, result }, &fds) {
+                if let Err(error) = send(&conversation.peer, &Reply::Done { id, result }, &fds) {
                     eprintln!("edgepoint-agent: cannot answer: {error}");
                 }
             });
         }
-    }
-
-    fn answer(
-        self: &Arc<Self>,
-        request: Request,
-        fds: Vec<OwnedFd>,
-        peer: &Arc<OwnedFd>,
-        uid: u32,
-    ) -> Result<(Answer, Vec<OwnedFd>), Failure> {
-        if request.version != VERSION {
-            let text = format!("protocol {} was asked, this is {VERSION}", request.version);
-            return Err(failure(FailureKind::Forbidden, text));
-        }
-        let plain = |answer| Ok((answer, Vec::new()));
-        match request.verb {
-            Verb::Hello { events } => {
-                if events {
-                    let mut listeners =
-                        self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
-                    listeners.push(peer.clone());
-                }
-                plain(Answer::Hello {
-                    agent: env!("CARGO_PKG_VERSION").into(),
-                    criu: self.host.criu.clone(),
-                    cgroup: self.maker.hierarchy.version(),
-                })
-            }
-            Verb::Register { app } => {
-                if uid != 0 {
-                    return Err(failure(FailureKind::Forbidden, "only root may register"));
-                }
-                let directory = fds.into_iter().next().ok_or_else(|| {
-                    failure(FailureKind::Forbidden, "no directory came with the request")
-                })?;
-                let release = self.releases.register(*app, &directory.into()).map_err(internal)?;
-                let id = release.id.clone();
-                self.table().releases.insert(id.clone(), Arc::new(release));
-                plain(Answer::Registered { release: id })
-            }
-            Verb::Forget { release } => self.forget(&release).and_then(plain),
-            Verb::Describe { release } => {
-                let app = Box::new(self.release(&release)?.app.clone());
-                plain(Answer::Described { app })
-            }
-            Verb::Instances { after } => {
-                let page = self.page(after, |instance| LiveInstance {
-                    id: instance.record.id,
-                    release: instance.record.release.clone(),
-                    generation: instance.record.generation,
-                });
-                plain(Answer::Instances { page })
-            }
-            Verb::Appshots { after } => {
-                let table = self.table();
-                let later = table.appshots.values().filter(|m| Some(&m.id) > after.as_ref());
-                let page = later.take(PAGE).map(|manifest| StoredAppshot {
-                    id: manifest.id.clone(),
-                    kind: manifest.kind,
-                    release: manifest.release.clone(),
-                    bytes: manifest.bytes(),
-                    generation: manifest.generation,
-                });
-                plain(Answer::Appshots { page: page.collect() })
-            }
-            Verb::Start { instance, release, generation } => {
-                restored::start(self, instance, &release, generation)
-                    .map(|sockets| (Answer::Ready, sockets))
-            }
-            Verb::Restore { instance, appshot, generation } => {
-                restored::restore(self, instance, &appshot, generation)
-                    .map(|sockets| (Answer::Ready, sockets))
-            }
-            Verb::Park { instance, appshot, kind } => {
-                let (bytes, usage) = snapd::park(self, instance, appshot, kind)?;
-                plain(Answer::Parked { bytes, usage })
-            }
-            Verb::Stop { instance, patience_ms } => {
-                let instance = self.instance(instance)?;
-                let _turn = instance.turn.lock().unwrap_or_else(PoisonError::into_inner);
-                if !instance.claim_end() {
-                    return Err(unknown("instance", instance.record.id));
-                }
-                let patience = Duration::from_millis(patience_ms.into());
-                let stopped = instance.stop(patience);
-                let ended = stopped.and_then(|()| process::wait_for_end(&instance.pidfd, 5_000));
-                if !ended.as_ref().is_ok_and(|ended| *ended) {
-                    instance.unclaim_end();
-                    return Err(failure(FailureKind::Internal, "its processes do not end"));
-                }
-                plain(Answer::Stopped { usage: self.bury(&instance) })
-            }
-            Verb::Sockets { instance, count } => {
-                let instance = self.instance(instance)?;
-                let count = count.min(SOCKET_BATCH).into();
-                let sockets = ns::sockets_in(&instance.sandbox.network, count).map_err(internal)?;
-                Ok((Answer::Ready, sockets))
-            }
-            Verb::Sample { after } => {
-                let page = self.page(after, |instance| (instance.record.id, instance.usage()));
-                plain(Answer::Samples { page })
-            }
-            Verb::Discard { appshot } => {
-                self.store
-                    .remove(&appshot)
-                    .map_err(|error| Failure::new(FailureKind::Internal, &error))?;
-                self.table().appshots.remove(&appshot);
-                self.sweep_layers();
-                plain(Answer::Ok)
-            }
-            Verb::Logs { app } => {
-                let (names, files) = perfd::logs(self, &app).map_err(internal)?;
-                Ok((Answer::Logs { names }, files))
-            }
-        }
-    }
-
-    fn page<T>(&self, after: Option<InstanceId>, make: impl Fn(&Instance) -> T) -> Vec<T> {
-        let later: Vec<Arc<Instance>> = {
-            let table = self.table();
-            let later = table.instances.values().filter(|i| Some(i.record.id) > after);
-            later.take(PAGE).cloned().collect()
-        };
-        later.iter().map(|instance| make(instance)).collect()
-    }
-
-    fn forget(&self, release: &ReleaseId) -> Result<Answer, Failure> {
-        let appshots: Vec<AppshotId> = {
-            let mut table = self.table();
-            if table.instances.values().any(|i| i.record.release == *release) {
-                return Err(failure(FailureKind::Busy, "instances of the release still run"));
-            }
-            table.releases.remove(release);
-            let of_it = table.appshots.values().filter(|m| m.release == *release);
-            of_it.map(|manifest| manifest.id.clone()).collect()
-        };
-        for id in appshots {
-            self.store.remove(&id).map_err(|error| Failure::new(FailureKind::Internal, &error))?;
-            self.table().appshots.remove(&id);
-        }
-        self.releases.remove(release).map_err(internal)?;
-        self.sweep_layers();
-        Ok(Answer::Ok)
     }
 
     /// Ends whatever of the host is ours and not an instance: for an orderly stop.
@@ -479,4 +377,5 @@ pub fn internal(error: io::Error) -> Failure {
     Failure::new(FailureKind::Internal, &error)
 }
 
+mod answer;
 mod recover;

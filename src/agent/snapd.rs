@@ -35,6 +35,16 @@ pub fn park(
 ) -> Result<(Bytes, ResourceUse), Failure> {
     let instance = agent.instance(instance)?;
     let _turn = instance.turn.lock().unwrap_or_else(PoisonError::into_inner);
+    let expected = match kind {
+        Kind::Golden => AppshotId::golden(&instance.record.release),
+        Kind::Parked => AppshotId::parked(instance.record.id),
+    };
+    if id != expected {
+        return Err(failure(
+            FailureKind::Forbidden,
+            format!("its appshot is {expected}, not {id}"),
+        ));
+    }
     // From here its end is ours to report; given back if the dump fails.
     if !instance.claim_end() {
         return Err(unknown("instance", instance.record.id));
@@ -46,7 +56,7 @@ pub fn park(
             agent.store.abandon(&id);
             instance.unclaim_end();
             if instance.has_ended() && instance.claim_end() {
-                agent.bury(&instance);
+                agent.report_end(&instance);
             }
             return Err(failure);
         }
@@ -101,7 +111,9 @@ fn take(
         committed = Some(result);
         agreed
     });
-    worker.dismiss();
+    if let Err(error) = worker.dismiss() {
+        eprintln!("edgepoint-agent: instance {}: {error}", instance.record.id);
+    }
     match (dumped, committed) {
         (Ok(()), Some(Ok(manifest))) => Ok(manifest),
         // The commit said no: its reason is the one that matters.

@@ -42,6 +42,14 @@ pub enum Error {
         /// In which way.
         problem: &'static str,
     },
+    /// A directory with the manifest of another one.
+    #[error("{} holds the appshot {id}", path.display())]
+    Moved {
+        /// Where it is.
+        path: PathBuf,
+        /// What its manifest says.
+        id: AppshotId,
+    },
     /// The manifest cannot be read as one.
     #[error("the manifest {} is unreadable", path.display())]
     Manifest {
@@ -88,6 +96,9 @@ impl Store {
         for entry in fs::read_dir(&self.root).at("list", &self.root)? {
             let entry = entry.at("list", &self.root)?;
             match read_manifest(&entry.path().join(MANIFEST)) {
+                Ok(manifest) if entry.file_name() != manifest.id.as_str() => {
+                    broken.push(Error::Moved { path: entry.path(), id: manifest.id });
+                }
                 Ok(manifest) => found.push(manifest),
                 Err(error) => broken.push(error),
             }

@@ -60,7 +60,7 @@ pub async fn run(context: &Context, arguments: &Arguments) -> anyhow::Result<()>
     client.status().await?;
     progress.doing("copying the files");
     let socket = settings.directories.run.join(AGENT_SOCKET);
-    let (agent, _events) = Agent::connect(&socket).await?;
+    let agent = Agent::connect(&socket).await?;
     let release = register(&agent, app, arguments).await?;
     progress.done(&format!("release {release} made"))?;
 

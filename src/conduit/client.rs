@@ -18,7 +18,7 @@ use tokio::{net::UnixStream, time::timeout};
 
 use super::{DeployRequest, Problem, Statement};
 use crate::{
-    manager::{AppStatus, Deployed, LogPart, Slept, Woken},
+    manager::{AppStatus, COMMAND_PATIENCE, Deployed, LogPart, Slept, Woken},
     meter::{Period, Query, UsageRow},
     model::{AppName, ReleaseId},
 };
@@ -29,10 +29,8 @@ const MAX_ANSWER: usize = 128 << 20;
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// For what the edgepoint knows already.
 const LOOK_DEADLINE: Duration = Duration::from_secs(15);
-/// For a restore or a dump of many instances, each with its own deadline in the manager.
-const ACT_DEADLINE: Duration = Duration::from_secs(120);
-/// For a cold start with a long grace period and a golden appshot.
-const DEPLOY_DEADLINE: Duration = Duration::from_secs(900);
+/// For commands: the manager has the say in how long they take.
+const ACT_DEADLINE: Duration = Duration::from_secs(COMMAND_PATIENCE.as_secs() + 30);
 /// For flush and query of the ledger, which have 30 seconds each.
 const USAGE_DEADLINE: Duration = Duration::from_secs(75);
 
@@ -94,7 +92,7 @@ impl Client {
     /// Makes a registered release the live one of its app.
     pub async fn deploy(&self, release: ReleaseId) -> Result<Deployed, Error> {
         let body = DeployRequest { release };
-        self.ask(Method::POST, "/v1/deploy", Some(&body), DEPLOY_DEADLINE).await
+        self.ask(Method::POST, "/v1/deploy", Some(&body), ACT_DEADLINE).await
     }
 
     /// Forgets an app, its instances and its appshots. Usage stays in the ledger.

@@ -3,13 +3,13 @@
 //! The one place where errors of the manager and the meter become answers of the API. Its readers
 //! are operators, so the detail holds every reason; what clients of apps may read is in the title.
 
-use std::{error, fmt, time::Duration};
+use std::fmt;
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde::{Deserialize, Serialize};
 
-use crate::{manager, meter};
+use crate::{manager, meter, telemetry::chain};
 
 /// The media type of a problem.
 pub(super) const MEDIA_TYPE: &str = "application/problem+json";
@@ -82,33 +82,12 @@ impl Problem {
     }
 }
 
-/// Whole seconds, rounded up: a client that comes a moment early comes twice.
-fn seconds(duration: Duration) -> u64 {
-    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
-}
-
-/// An error and all that is behind it, as `a: b: c`. A reason that its error already repeated is
-/// left out.
-fn chain(error: &dyn error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(reason) = source {
-        let words = reason.to_string();
-        if !text.contains(&words) {
-            text.push_str(": ");
-            text.push_str(&words);
-        }
-        source = reason.source();
-    }
-    text
-}
-
 impl From<manager::Error> for Problem {
     fn from(error: manager::Error) -> Self {
         let status =
             StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut problem = Self::new(error.code(), status, error.client_message(), chain(&error));
-        problem.retry_after_s = error.retry_after().map(seconds);
+        problem.retry_after_s = error.retry_after();
         problem
     }
 }
@@ -150,7 +129,7 @@ impl fmt::Display for Problem {
     }
 }
 
-impl error::Error for Problem {}
+impl std::error::Error for Problem {}
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
@@ -216,19 +195,5 @@ mod tests {
         problem.retry_after_s = Some(3);
         let expected = "count must be 1 (E0101); try again in 3 s";
         assert_eq!(problem.to_string(), expected);
-    }
-
-    #[test]
-    fn a_wait_is_rounded_up_to_whole_seconds() {
-        for (millis, expected) in [(0, 0), (1, 1), (1_000, 1), (1_001, 2)] {
-            assert_eq!(seconds(Duration::from_millis(millis)), expected);
-        }
-    }
-
-    #[test]
-    fn a_reason_is_not_said_twice() {
-        let source = std::io::Error::other("disk is full");
-        let error = meter::Error::Lock { path: "/l".into(), source };
-        assert_eq!(chain(&error), "cannot lock the ledger with /l: disk is full");
     }
 }

@@ -31,8 +31,6 @@ const DEFAULT_CRIU: &str = "/opt/edgepoint/criu";
 const DEFAULT_FIRST_UID: u32 = 200_000;
 /// Above system users, and low enough that no instance's uid passes the last one.
 const FIRST_UID: RangeInclusive<u32> = 10_000..=4_000_000_000;
-/// Exists everywhere and owns nothing.
-const DEFAULT_PROXY_USER: &str = "nobody";
 /// A hundred times what a restore takes; a client waits meanwhile.
 const DEFAULT_RESTORE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A GiB of memory written to a slow disk; nobody waits for it.
@@ -49,9 +47,9 @@ const DEFAULT_INSTANCES: u32 = 200;
 /// Each needs a network namespace and an address of its own.
 const MAX_INSTANCES: u32 = 10_000;
 /// Short enough that a crash loses little usage, long enough that the ledger is no load.
-const DEFAULT_WINDOW: Duration = Duration::from_secs(10);
-/// Below it the ledger writes all the time; above it a statement is late.
-const WINDOW: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
+const DEFAULT_SAMPLE_INTERVAL: Duration = Duration::from_secs(5);
+/// Below it the ledger writes all the time; above it a level between two samples is not believed.
+const SAMPLE_INTERVAL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(15);
 
 /// One edgepoint, as its operator declared it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,8 +95,8 @@ pub struct Agent {
     pub criu: PathBuf,
     /// Apps run as this user id and those above it.
     pub first_uid: u32,
-    /// The user that the proxy runs as.
-    pub proxy_user: String,
+    /// The user that the proxy runs as; without one the id below `first_uid`, which nobody else has.
+    pub proxy_user: Option<String>,
     /// Deadline of one restore.
     pub restore_timeout: Duration,
     /// Deadline of taking one appshot.
@@ -117,8 +115,8 @@ pub struct Limits {
 /// `[meter]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Meter {
-    /// How often usage is written to the ledger.
-    pub window: Duration,
+    /// How often instances are sampled and their usage is written to the ledger.
+    pub sample_interval: Duration,
 }
 
 /// Reads `edgepoint.toml`; `file` is the name that problems are shown under, `base` the directory
@@ -235,11 +233,12 @@ fn agent(root: &mut Table<'_>, base: &Path) -> Agent {
     let mut table = root.table("agent");
     let criu = path(&mut table, "criu", DEFAULT_CRIU, base);
     let first_uid = table.integer("first_uid", FIRST_UID).unwrap_or(DEFAULT_FIRST_UID);
-    let proxy_user = table.text("proxy_user").map_or(DEFAULT_PROXY_USER, |user| {
+    let proxy_user = table.text("proxy_user").map(|user| {
         if user.text.trim().is_empty() {
-            table.error_hint(Some(user.span), "the user has no name", "such as \"nobody\"");
+            let hint = "such as \"edgepoint\"; without the key it has an id of its own";
+            table.error_hint(Some(user.span), "the user has no name", hint);
         }
-        user.text
+        user.text.to_owned()
     });
     let restore = table.duration("restore_timeout", AGENT_TIMEOUT);
     let dump = table.duration("dump_timeout", AGENT_TIMEOUT);
@@ -247,7 +246,7 @@ fn agent(root: &mut Table<'_>, base: &Path) -> Agent {
     Agent {
         criu,
         first_uid,
-        proxy_user: proxy_user.to_owned(),
+        proxy_user,
         restore_timeout: restore.unwrap_or(DEFAULT_RESTORE_TIMEOUT),
         dump_timeout: dump.unwrap_or(DEFAULT_DUMP_TIMEOUT),
     }
@@ -266,9 +265,9 @@ fn limits(root: &mut Table<'_>) -> Limits {
 
 fn meter(root: &mut Table<'_>) -> Meter {
     let mut table = root.table("meter");
-    let window = table.duration("window", WINDOW).unwrap_or(DEFAULT_WINDOW);
+    let interval = table.duration("sample_interval", SAMPLE_INTERVAL);
     table.finish();
-    Meter { window }
+    Meter { sample_interval: interval.unwrap_or(DEFAULT_SAMPLE_INTERVAL) }
 }
 
 #[cfg(test)]

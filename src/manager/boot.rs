@@ -26,15 +26,27 @@ use crate::{
 /// Between two tries to reach the agent.
 const RETRY: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(15);
+/// A release younger than this may be about to be deployed.
+const RELEASE_GRACE_SECONDS: u64 = 3_600;
 /// Generations that a manager which did not end in order may have given out unseen.
 const GENERATION_GAP: u64 = 1000;
 
 /// What is there when the agent is reached.
 pub(super) struct AgentUp {
     pub client: Client,
-    pub deployed: Vec<(ReleaseId, App, u64)>,
+    pub served: Vec<Served>,
     pub instances: Vec<LiveInstance>,
     pub appshots: Vec<StoredAppshot>,
+    /// Without those made just now.
+    pub releases: Vec<ReleaseId>,
+}
+
+/// An app that served before this manager began.
+pub(super) struct Served {
+    pub release: ReleaseId,
+    pub app: App,
+    pub generation: u64,
+    pub has_state: bool,
 }
 
 /// The file: by app, the release that serves and its newest generation.
@@ -53,6 +65,9 @@ pub(super) struct Saved {
 pub(super) struct SavedApp {
     pub release: ReleaseId,
     pub generation: u64,
+    /// It keeps its state and has served: if nothing runs and nothing is parked, that is lost.
+    #[serde(default)]
+    pub has_state: bool,
 }
 
 impl Saved {
@@ -106,14 +121,17 @@ pub(super) fn connect(config: &Config, outcome: mpsc::Sender<Outcome>) {
 }
 
 async fn reach(config: &Config) -> Result<(AgentUp, mpsc::Receiver<client::Ended>), client::Error> {
-    let (client, events) = Client::connect(&config.agent).await?;
+    let (client, events) = Client::manage(&config.agent).await?;
     let instances = client.instances(PATIENCE).await?;
     let appshots = client.appshots(PATIENCE).await?;
+    let releases = client.releases(PATIENCE).await?.into_iter();
+    let releases = releases.filter(|release| release.age_s >= RELEASE_GRACE_SECONDS);
+    let releases = releases.map(|release| release.id).collect();
     let saved = Saved::read(&config.deployed).unwrap_or_else(|error| {
         warn!(%error, "cannot read which releases serve; beginning with none");
         Saved::default()
     });
-    let mut deployed = Vec::new();
+    let mut served = Vec::new();
     for (name, saved_app) in saved.apps {
         let release = saved_app.release;
         match client.ask(Verb::Describe { release: release.clone() }, &[], PATIENCE).await {
@@ -121,7 +139,9 @@ async fn reach(config: &Config) -> Result<(AgentUp, mpsc::Receiver<client::Ended
                 let gap = if saved.clean { 0 } else { GENERATION_GAP };
                 let of_images = appshots.iter().filter(|image| image.release == release);
                 let newest = of_images.map(|image| image.generation).max().unwrap_or(0);
-                deployed.push((release, *app, saved_app.generation.max(newest) + gap));
+                let generation = saved_app.generation.max(newest) + gap;
+                let has_state = saved_app.has_state;
+                served.push(Served { release, app: *app, generation, has_state });
             }
             Err(client::Error::Refused(failure)) if failure.kind == FailureKind::Unknown => {
                 warn!(app = %name, %release, "the release of a deployed app is gone");
@@ -130,5 +150,5 @@ async fn reach(config: &Config) -> Result<(AgentUp, mpsc::Receiver<client::Ended
             Ok(_) => return Err(client::Error::Odd),
         }
     }
-    Ok((AgentUp { client, deployed, instances, appshots }, events))
+    Ok((AgentUp { client, served, instances, appshots, releases }, events))
 }

@@ -19,6 +19,7 @@ use super::{
     waiting_room::Waiter,
 };
 use crate::{
+    agent::protocol::{LiveInstance, StoredAppshot},
     appshot::Kind,
     model::{App, AppName, AppshotId, InstanceId, OnLostState, ReleaseId, State as Keep},
 };
@@ -31,128 +32,17 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(500);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// One that dies so soon after it came up is likely to do so again.
 const CRASH_LOOP: Duration = Duration::from_secs(1);
-/// Restores of one golden appshot that may fail before it is given up.
-const GOLDEN_FAILURES: u32 = 3;
+/// Restores of one appshot that may fail in a row before it is given up.
+const IMAGE_FAILURES: u32 = 3;
+/// Between two tries to end an instance that does not end.
+const STOP_AGAIN: Duration = Duration::from_secs(10);
 
-/// Names the caller of a command.
-pub type Token = u64;
-
-/// Why an effect failed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Failed {
-    /// The image cannot be used; trying again will not help.
-    Unusable(String),
-    /// There is no room now; trying again will help.
-    Busy(String),
-    /// It took too long or failed for another reason.
-    Reason(String),
-    /// The agent is away; what became of it is told by [`Event::Found`].
-    AgentAway,
-}
-
-impl Failed {
-    fn reason(&self) -> String {
-        match self {
-            Self::Unusable(reason) | Self::Busy(reason) | Self::Reason(reason) => reason.clone(),
-            Self::AgentAway => "the agent is away".into(),
-        }
-    }
-}
-
-/// What happened. Fields say what they are by their types.
+/// An instance that was found and that nobody knows.
 #[derive(Debug)]
-#[allow(missing_docs)]
-pub enum Event {
-    /// A request found no instance and wants to wait.
-    Request { app: AppName, waiter: Waiter, deadline: Instant },
-    /// Requests wait although every slot of every running instance is taken.
-    Crowded { app: AppName },
-    /// Answer to [`Effect::Start`] and [`Effect::Restore`].
-    Began { instance: InstanceId, result: Result<(), Failed> },
-    /// Answer to [`Effect::Prepare`].
-    Prepared { instance: InstanceId, result: Result<(), Failed> },
-    /// A closed instance has no request left.
-    Drained { instance: InstanceId },
-    /// Answer to [`Effect::LookIdle`]; `None` while it has requests.
-    Idle { instance: InstanceId, since: Option<Instant> },
-    /// Answer to [`Effect::Park`].
-    Parked { instance: InstanceId, result: Result<ImageStatus, Failed> },
-    /// Answer to [`Effect::Stop`], or it ended by itself.
-    Ended { instance: InstanceId },
-    /// A release is to serve from now on.
-    Deploy { app: Arc<App>, release: ReleaseId, token: Token },
-    /// An app is to go.
-    Remove { app: AppName, token: Token },
-    /// Instances are to run.
-    Wake { app: AppName, count: u32, token: Token },
-    /// All instances are to sleep.
-    Sleep { app: AppName, token: Token },
-    /// What the agent holds, after a (re)connection.
-    Found { instances: Vec<(InstanceId, ReleaseId)>, appshots: Vec<AppshotId> },
-    /// A deadline may have passed.
-    Tick,
-}
-
-/// What is to be done. Fields say what they are by their types.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub enum Effect {
-    /// Start an instance cold.
-    Start { instance: InstanceId, release: ReleaseId, generation: u64 },
-    /// Restore an instance.
-    Restore { instance: InstanceId, appshot: AppshotId, generation: u64 },
-    /// Sockets of an instance that was found running.
-    Adopt { instance: InstanceId },
-    /// Wait until it answers; send warm-up requests; call its hook.
-    Prepare { instance: InstanceId, until_ready: bool, warm_up: bool, hook: bool },
-    /// Let requests in. Opens a closed one again.
-    Open { instance: InstanceId },
-    /// Let no request in; report [`Event::Drained`].
-    Close { instance: InstanceId },
-    /// Tell whether it is idle.
-    LookIdle { instance: InstanceId },
-    /// Take its appshot and end it.
-    Park { instance: InstanceId, appshot: AppshotId, kind: Kind },
-    /// End it.
-    Stop { instance: InstanceId },
-    /// Forget all about an instance that is no more.
-    Drop { instance: InstanceId },
-    /// Remove an appshot.
-    Discard { appshot: AppshotId },
-    /// Remove a release and its golden appshot.
-    Forget { release: ReleaseId },
-    /// Give free slots to those who wait.
-    Admit { app: AppName },
-    /// Send one away.
-    Refuse { waiter: Waiter, error: Error },
-    /// Answer a command.
-    Answer { token: Token, answer: Result<Answer, Error> },
-    /// Remember which releases serve.
-    Save,
-    /// Something that an operator may want to know.
-    Note(Note),
-}
-
-/// Answers to commands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub enum Answer {
-    Deployed(Deployed),
-    Removed,
-    Woken(Woken),
-    Slept(Slept),
-}
-
-/// Events for people and metrics.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub enum Note {
-    Woken { app: AppName, instance: InstanceId, restored: bool, took: Duration },
-    WakeFailed { app: AppName, reason: String },
-    Parked { app: AppName, instance: InstanceId, took: Duration },
-    ParkFailed { app: AppName, instance: InstanceId, reason: String },
-    StateLost { app: AppName, reason: String },
-    Crashed { app: AppName, instance: InstanceId },
+struct Stray {
+    release: ReleaseId,
+    /// It did not end: when to ask again.
+    again: Option<Instant>,
 }
 
 /// The manager's state.
@@ -161,6 +51,10 @@ pub struct Core {
     next_instance: u64,
     entries: BTreeMap<AppName, Entry>,
     home: BTreeMap<InstanceId, AppName>,
+    /// Instances that were found, that nobody knows and that are being ended.
+    strays: BTreeMap<InstanceId, Stray>,
+    /// The agent is away: nothing new is asked of it.
+    away: bool,
     effects: Vec<Effect>,
 }
 
@@ -172,15 +66,24 @@ impl Core {
             next_instance: first_instance,
             entries: BTreeMap::new(),
             home: BTreeMap::new(),
+            strays: BTreeMap::new(),
+            away: false,
             effects: Vec::new(),
         }
     }
 
     /// Puts an app that served before this manager started back in its place.
-    pub fn restore_entry(&mut self, release: ReleaseId, app: Arc<App>, generation: u64) {
+    pub fn restore_entry(
+        &mut self,
+        release: ReleaseId,
+        app: Arc<App>,
+        generation: u64,
+        has_state: bool,
+    ) {
         let name = app.name.clone();
         let mut entry = Entry::new(release, app);
         entry.generation = generation;
+        entry.has_state = has_state;
         self.entries.insert(name, entry);
     }
 
@@ -222,7 +125,8 @@ impl Core {
 
     /// When [`Event::Tick`] is due.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.entries.values().filter_map(Entry::next_deadline).min()
+        let of_strays = self.strays.values().filter_map(|stray| stray.again);
+        self.entries.values().filter_map(Entry::next_deadline).chain(of_strays).min()
     }
 
     /// Takes an event in and says what is to be done.
@@ -236,29 +140,38 @@ impl Core {
             Event::Idle { instance, since } => self.idle(instance, since, now),
             Event::Parked { instance, result } => self.parked(instance, result, now),
             Event::Ended { instance } => self.ended(instance, now),
+            Event::NotStopped { instance } => self.not_stopped(instance, now),
             Event::Deploy { app, release, token } => self.deploy(app, release, token, now),
             Event::Remove { app, token } => self.remove(&app, token, now),
             Event::Wake { app, count, token } => self.wake(&app, count, token, now),
             Event::Sleep { app, token } => self.sleep(&app, token, now),
-            Event::Found { instances, appshots } => self.found(&instances, &appshots, now),
+            Event::Away => self.away = true,
+            Event::Found { instances, appshots, releases } => {
+                self.found(&instances, &appshots, &releases, now);
+            }
             Event::Tick => self.tick(now),
         }
-        #[cfg(debug_assertions)]
-        self.check_invariants();
+        debug_assert_eq!(self.broken(), None);
         std::mem::take(&mut self.effects)
     }
 
-    #[cfg(debug_assertions)]
-    fn check_invariants(&self) {
+    /// An invariant that does not hold, in words. The simulation looks after each event.
+    pub fn broken(&self) -> Option<String> {
         for (name, entry) in &self.entries {
-            for id in entry.instances.keys() {
-                assert_eq!(self.home.get(id), Some(name), "instance {id} has no home");
+            let homeless = entry.instances.keys().find(|id| self.home.get(id) != Some(name));
+            if let Some(id) = homeless {
+                return Some(format!("instance {id} of {name} has no home"));
             }
             let keep = entry.app.sleep.state == Keep::Keep;
-            let of_live = entry.instances.values();
-            let serving = of_live.filter(|i| i.is_running() && i.release == entry.release).count();
-            assert!(!keep || serving <= 1, "two instances of {name}, which keeps its state");
+            if keep && entry.running() > 1 {
+                return Some(format!("two instances of {name}, which keeps its state"));
+            }
+            if keep && entry.running() > 0 && entry.parked.is_some() {
+                return Some(format!("{name} runs, and an older state of it is parked"));
+            }
         }
+        let gone = self.home.iter().find(|(id, _)| self.instance(**id).is_none());
+        gone.map(|(id, name)| format!("instance {id} of {name} is no more"))
     }
 
     fn answer(&mut self, token: Token, answer: Result<Answer, Error>) {
@@ -277,6 +190,7 @@ impl Core {
         if let Some(error) = entry.refusal(app, now) {
             return self.effects.push(Effect::Refuse { waiter, error });
         }
+        entry.put_to_sleep = false;
         if entry.waiting.enter(waiter, deadline).is_err() {
             let error = Error::WaitingRoomFull(app.clone());
             return self.effects.push(Effect::Refuse { waiter, error });
@@ -291,6 +205,10 @@ impl Core {
             return;
         };
         if entry.lost.is_some() || entry.backoff_until.is_some_and(|until| until > now) {
+            return;
+        }
+        if self.away {
+            // What is asked now is lost; `found` settles everything.
             return;
         }
         // Cheapest first: take back an instance that only began to leave for being idle.
@@ -331,6 +249,8 @@ impl Core {
                 state,
                 origin,
                 lost_state: std::mem::take(&mut entry.lost_pending),
+                begun: false,
+                reached: false,
                 since: now,
                 born: now,
                 for_golden: false,
@@ -349,6 +269,28 @@ impl Core {
         let app = self.home.get(&id)?.clone();
         let entry = self.entries.get_mut(&app)?;
         entry.instances.contains_key(&id).then_some((app, entry))
+    }
+
+    /// One that is on its way up, and its app; an answer that comes after it was given up finds none.
+    fn coming(&self, id: InstanceId) -> Option<(AppName, Instance)> {
+        let (app, instance) = self.instance(id)?;
+        let coming = matches!(instance.state, State::Starting | State::Restoring);
+        coming.then(|| (app.clone(), instance.clone()))
+    }
+
+    /// The instance goes to another state.
+    fn go(&mut self, id: InstanceId, next: State, now: Instant) {
+        if let Some((_, entry)) = self.find(id)
+            && let Some(instance) = entry.instances.get_mut(&id)
+        {
+            instance.go(next, now);
+        }
+    }
+
+    /// Asks the agent to end it.
+    fn stop(&mut self, id: InstanceId, now: Instant) {
+        self.go(id, State::Stopping { again: None }, now);
+        self.effects.push(Effect::Stop { instance: id });
     }
 
     /// It is no more. A sleep by hand that waits for its end counts it as `how`.
@@ -380,13 +322,22 @@ impl Core {
     }
 
     fn tick(&mut self, now: Instant) {
+        for (id, stray) in &mut self.strays {
+            if stray.again.is_some_and(|at| at <= now) {
+                stray.again = None;
+                self.effects.push(Effect::Stop { instance: *id });
+            }
+        }
         let apps: Vec<AppName> = self.entries.keys().cloned().collect();
         for app in apps {
             let Some(entry) = self.entries.get_mut(&app) else {
                 continue;
             };
             for waiter in entry.waiting.expire(now) {
-                let error = Error::WakeTimeout(app.clone());
+                let error = match self.away {
+                    true => Error::Unavailable("the agent is away".into()),
+                    false => Error::WakeTimeout(app.clone()),
+                };
                 self.effects.push(Effect::Refuse { waiter, error });
             }
             let mut late = Vec::new();
@@ -397,6 +348,10 @@ impl Core {
                         self.effects.push(Effect::LookIdle { instance: *id });
                     }
                     State::Draining { deadline, .. } if *deadline <= now => late.push(*id),
+                    State::Stopping { again } if again.is_some_and(|at| at <= now) => {
+                        *again = None;
+                        self.effects.push(Effect::Stop { instance: *id });
+                    }
                     _ => {}
                 }
             }
@@ -418,8 +373,11 @@ impl Core {
 }
 
 mod change;
+mod message;
 mod sleep;
 mod wake;
+
+pub use message::{Answer, Effect, Event, Failed, Note, Token};
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)

@@ -99,6 +99,12 @@ pub struct Entry {
     pub golden_failures: u32,
     /// The parked instance.
     pub parked: Option<ImageStatus>,
+    /// Restores of it that failed in a row.
+    pub parked_failures: u32,
+    /// It keeps its state and has served: what is neither running nor parked is lost.
+    pub has_state: bool,
+    /// Put to sleep by hand: `scale.min` does not wake it, a request does.
+    pub put_to_sleep: bool,
     /// Requests that wait.
     pub waiting: WaitingRoom,
     /// Wakes by hand.
@@ -152,6 +158,9 @@ impl Entry {
             golden: Golden::Failed("none has been taken yet".into()),
             golden_failures: 0,
             parked: None,
+            parked_failures: 0,
+            has_state: false,
+            put_to_sleep: false,
             waiting: WaitingRoom::new(bound),
             waking: Vec::new(),
             sleeping: None,
@@ -211,7 +220,7 @@ impl Entry {
             return None;
         }
         let (running, coming) = (self.running(), self.coming());
-        let mut wanted = self.app.scale.min;
+        let mut wanted = if self.put_to_sleep { 0 } else { self.app.scale.min };
         wanted = wanted.max(self.waking.iter().map(|waking| waking.count).max().unwrap_or(0));
         if !self.waiting.is_empty() {
             wanted = wanted.max(1);
@@ -260,6 +269,7 @@ impl Entry {
         self.last_failure = None;
         if restored {
             self.golden_failures = 0;
+            self.parked_failures = 0;
             self.restore_time = Some(took);
         } else {
             self.cold_start = Some(took);
@@ -273,6 +283,8 @@ impl Entry {
         self.cold_next = false;
         self.failures = 0;
         self.golden_failures = 0;
+        self.parked_failures = 0;
+        self.put_to_sleep = false;
         self.backoff_until = None;
         self.last_failure = None;
         self.park_error = None;
@@ -315,6 +327,7 @@ impl Entry {
         let of_instances = self.instances.values().filter_map(|instance| match instance.state {
             State::Running { idle_check } => idle_check,
             State::Draining { deadline, .. } => Some(deadline),
+            State::Stopping { again } => again,
             _ => None,
         });
         of_instances.chain(self.waiting.next_deadline()).chain(self.backoff_until).min()

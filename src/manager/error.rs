@@ -118,15 +118,32 @@ impl Error {
         }
     }
 
-    /// When it is worth trying again.
-    pub fn retry_after(&self) -> Option<Duration> {
+    /// After how many seconds it is worth trying again; rounded up, as who comes a moment early
+    /// comes twice.
+    pub fn retry_after(&self) -> Option<u64> {
         match self {
-            Self::WaitingRoomFull(_) | Self::WakeTimeout(_) | Self::Unavailable(_) => {
-                Some(Duration::from_secs(1))
+            Self::WaitingRoomFull(_) | Self::WakeTimeout(_) | Self::Unavailable(_) => Some(1),
+            Self::WakeFailed { retry_after, .. } => {
+                let part = u64::from(retry_after.subsec_nanos() > 0);
+                Some((retry_after.as_secs() + part).max(1))
             }
-            Self::WakeFailed { retry_after, .. } => Some(*retry_after),
-            Self::Changing(_) => Some(Duration::from_secs(5)),
+            Self::Changing(_) => Some(5),
             _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_is_rounded_up_to_whole_seconds() {
+        for (millis, expected) in [(0, 1), (1, 1), (1_000, 1), (1_001, 2)] {
+            let (app, reason) = (AppName::new("a").unwrap(), String::new());
+            let retry_after = Duration::from_millis(millis);
+            let error = Error::WakeFailed { app, reason, retry_after };
+            assert_eq!(error.retry_after(), Some(expected));
         }
     }
 }

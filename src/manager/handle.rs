@@ -26,8 +26,9 @@ use crate::{
 /// Messages that may wait for the owner task; callers wait when it is full.
 const INBOX: usize = 4096;
 
-/// How long a command may take: a deployment starts an app, warms it and takes its appshot.
-const COMMAND_PATIENCE: Duration = Duration::from_secs(300);
+/// How long a command may take: a deployment waits for the longest grace period (an hour) and for up
+/// to a hundred warm-up requests, then takes an appshot.
+pub const COMMAND_PATIENCE: Duration = Duration::from_secs(2 * 3_600);
 
 /// Settings.
 #[derive(Debug, Clone)]

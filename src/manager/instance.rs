@@ -49,7 +49,10 @@ pub enum State {
         kind: Kind,
     },
     /// It is ended.
-    Stopping,
+    Stopping {
+        /// It did not end: when to ask again.
+        again: Option<Instant>,
+    },
 }
 
 /// What comes after draining.
@@ -87,6 +90,10 @@ pub struct Instance {
     pub origin: Origin,
     /// It began without the state that it should have.
     pub lost_state: bool,
+    /// Its processes run, or ran: the agent has said so.
+    pub begun: bool,
+    /// The agent has handed sockets into it over.
+    pub reached: bool,
     /// When its present state began.
     pub since: Instant,
     /// When it began.
@@ -102,7 +109,7 @@ impl State {
             Self::Starting => Phase::Starting,
             Self::Restoring => Phase::Restoring,
             Self::Running { .. } => Phase::Running,
-            Self::Draining { .. } | Self::Stopping => Phase::Draining,
+            Self::Draining { .. } | Self::Stopping { .. } => Phase::Draining,
             Self::Parking { .. } => Phase::Parking,
         }
     }
@@ -111,13 +118,14 @@ impl State {
     pub fn may_become(&self, next: &Self) -> bool {
         matches!(
             (self, next),
-            (Self::Starting | Self::Restoring, Self::Running { .. } | Self::Stopping)
+            (Self::Starting | Self::Restoring, Self::Running { .. } | Self::Stopping { .. })
                 | (Self::Starting, Self::Parking { kind: Kind::Golden })
                 | (Self::Running { .. }, Self::Draining { .. } | Self::Running { .. })
                 | (Self::Draining { .. }, Self::Running { .. } | Self::Draining { .. })
                 | (Self::Draining { then: Then::Park, .. }, Self::Parking { kind: Kind::Parked })
-                | (Self::Draining { then: Then::Stop, .. }, Self::Stopping)
+                | (Self::Draining { then: Then::Stop, .. }, Self::Stopping { .. })
                 | (Self::Parking { .. }, Self::Running { .. })
+                | (Self::Stopping { .. }, Self::Stopping { .. })
         )
     }
 }
@@ -144,8 +152,10 @@ impl Instance {
 
     /// Whether it is on its way out.
     pub fn is_leaving(&self) -> bool {
-        matches!(self.state, State::Draining { .. } | State::Parking { .. } | State::Stopping)
-            && !self.for_golden
+        matches!(
+            self.state,
+            State::Draining { .. } | State::Parking { .. } | State::Stopping { .. }
+        ) && !self.for_golden
     }
 }
 
@@ -165,7 +175,7 @@ mod tests {
             drain(Then::Stop),
             State::Parking { kind: Kind::Parked },
             State::Parking { kind: Kind::Golden },
-            State::Stopping,
+            State::Stopping { again: None },
         ];
         // Rows: from; columns: to, in the order above.
         let arrows = [
@@ -176,7 +186,7 @@ mod tests {
             "..RDD..S", // draining to stop
             "..R.....", // dump failed
             "..R.....", // golden dump failed
-            "........", // an instance that stops only ends
+            ".......S", // stopping: asked again; else it only ends
         ];
         for (from, row) in states.iter().zip(arrows) {
             for (to, arrow) in states.iter().zip(row.chars()) {

@@ -19,7 +19,7 @@ pub mod waiting_room;
 pub use self::{
     endpoint::{Endpoint, Registration},
     error::{Blame, Error},
-    handle::{Config, Errands, Handle, Preparation, start},
+    handle::{COMMAND_PATIENCE, Config, Errands, Handle, Preparation, start},
     lease::{AppDirections, Directions, Lease, Running, Wake},
     status::{AppStatus, Deployed, ImageStatus, InstanceStatus, LogPart, Phase, Slept, Woken},
 };

@@ -29,9 +29,8 @@ use super::{
 use crate::{
     agent::{
         client::{self, Client, Ended},
-        protocol::{Answer as Reply, FailureKind, SOCKET_BATCH, StoredAppshot, Verb},
+        protocol::{Answer as Reply, FailureKind, SOCKET_BATCH, Verb},
     },
-    appshot::Kind,
     clock, meter,
     model::{App, AppName, Bytes, InstanceId, ReleaseId, ResourceUse},
     telemetry,
@@ -41,6 +40,8 @@ use crate::{
 const OUTCOMES: usize = 1024;
 /// How long the agent may take for what needs neither a dump nor a restore.
 const SHORT: Duration = Duration::from_secs(15);
+/// How long it may take to end an instance or to remove many files.
+const LONG: Duration = Duration::from_secs(60);
 /// How long an instance has after SIGTERM.
 const STOP_PATIENCE_MS: u32 = 5_000;
 /// How long pooled connections may take to notice that they were shut down.
@@ -56,7 +57,7 @@ pub(super) enum Outcome {
     Began { instance: InstanceId, result: Result<Vec<OwnedFd>, Failed> },
     Supplied { instance: InstanceId, sockets: Vec<OwnedFd> },
     Sampled { samples: Vec<(InstanceId, ResourceUse)> },
-    Final { instance: InstanceId, usage: ResourceUse, event: Event },
+    Final { instance: InstanceId, usage: ResourceUse, event: Option<Event> },
     Event(Event),
     Described { release: ReleaseId, token: Token, app: Result<Box<App>, Error> },
 }
@@ -94,6 +95,8 @@ pub(super) struct Task {
     /// Images that are held, for the bill.
     images: HashMap<InstanceId, (meter::Owner, Bytes)>,
     next: u64,
+    /// What was published is not what is.
+    stale: bool,
     ending: Option<(Vec<oneshot::Sender<()>>, Instant)>,
 }
 
@@ -132,6 +135,7 @@ impl Task {
             callers: HashMap::new(),
             images: HashMap::new(),
             next: 1,
+            stale: true,
             ending: None,
         }
     }
@@ -174,13 +178,15 @@ impl Task {
             Outcome::AgentDown => {
                 error!("the agent is away; instances run on");
                 self.agent = None;
+                self.feed(Event::Away);
                 boot::connect(&self.config, self.outcome.clone());
             }
             Outcome::Began { instance, result } => {
                 let result = result.map(|sockets| {
-                    let port = self.core.instance(instance).map(|(_, i)| i.app.internal_port);
-                    let endpoint = Endpoint::new(port.unwrap_or(0), sockets, self.low.clone());
-                    self.endpoints.insert(instance, endpoint);
+                    if let Some((_, known)) = self.core.instance(instance) {
+                        let (port, low) = (known.app.internal_port, self.low.clone());
+                        self.endpoints.insert(instance, Endpoint::new(port, sockets, low));
+                    }
                 });
                 self.feed(Event::Began { instance, result });
             }
@@ -193,7 +199,7 @@ impl Task {
             Outcome::Sampled { samples } => self.sampled(samples),
             Outcome::Final { instance, usage, event } => {
                 self.final_sample(instance, &usage);
-                self.feed(event);
+                event.into_iter().for_each(|event| self.feed(event));
             }
             Outcome::Event(event) => self.feed(event),
             Outcome::Described { release, token, app } => match app {
@@ -208,37 +214,25 @@ impl Task {
         self.agent = Some(up.client);
         if !self.booted {
             self.booted = true;
-            for (release, app, generation) in up.deployed {
-                self.core.restore_entry(release, Arc::new(app), generation);
+            for served in up.served {
+                let app = Arc::new(served.app);
+                let name = app.name.clone();
+                let of_it = up.appshots.iter().filter(|stored| stored.release == served.release);
+                self.core.restore_entry(
+                    served.release.clone(),
+                    app,
+                    served.generation,
+                    served.has_state,
+                );
+                for stored in of_it {
+                    let image = ImageStatus { id: stored.id.clone(), bytes: stored.bytes };
+                    self.core.restore_image(&name, stored.kind, image);
+                }
             }
         }
-        for stored in &up.appshots {
-            self.stored(stored);
-        }
-        let instances = up.instances.into_iter().map(|live| (live.id, live.release)).collect();
-        let appshots = up.appshots.into_iter().map(|stored| stored.id).collect();
-        self.feed(Event::Found { instances, appshots });
-        self.publish();
-    }
-
-    /// Tells the core of an image that lies in the store; one of no app is removed.
-    fn stored(&mut self, stored: &StoredAppshot) {
-        let deploying = |entry: &Entry| {
-            entry.deploying.as_ref().is_some_and(|deploying| deploying.release == stored.release)
-        };
-        if self.core.entries().any(|(_, entry)| deploying(entry)) {
-            // Its deployment says what becomes of it.
-            return;
-        }
-        let owner = self.core.entries().find(|(_, entry)| entry.release == stored.release);
-        let image = ImageStatus { id: stored.id.clone(), bytes: stored.bytes };
-        match owner.map(|(name, entry)| (name.clone(), entry.instances.is_empty())) {
-            Some((app, unused)) if stored.kind == Kind::Golden || unused => {
-                self.core.restore_image(&app, stored.kind, image);
-            }
-            Some(_) => {}
-            None => self.perform(Effect::Discard { appshot: stored.id.clone() }),
-        }
+        let (instances, appshots, releases) = (up.instances, up.appshots, up.releases);
+        self.stale = true;
+        self.feed(Event::Found { instances, appshots, releases });
     }
 
     /// Feeds one event and carries out all that follows from it.
@@ -266,6 +260,7 @@ impl Task {
                 }
             }
         }
+        self.publish();
     }
 
     /// Gives free slots to those who wait; true if some wait although instances run.
@@ -340,8 +335,11 @@ impl Task {
         }
     }
 
-    /// Publishes what the dispatcher reads.
+    /// Publishes what the dispatcher reads, if it has changed.
     fn publish(&mut self) {
+        if !std::mem::take(&mut self.stale) {
+            return;
+        }
         let mut apps = HashMap::new();
         for (name, entry) in self.core.entries() {
             if entry.removing.is_some() || !entry.deployed {
@@ -431,7 +429,12 @@ use ending::refuse_early;
 /// What the agent's refusal means to the core.
 fn failed(error: client::Error) -> Failed {
     match error {
-        client::Error::Lost | client::Error::Connect { .. } => Failed::AgentAway,
+        client::Error::Lost | client::Error::Connect { .. } | client::Error::Late(_) => {
+            Failed::AgentAway
+        }
+        client::Error::Refused(failure) if failure.kind == FailureKind::Unknown => {
+            Failed::Unknown(failure.message)
+        }
         client::Error::Refused(failure) if failure.kind == FailureKind::Unusable => {
             Failed::Unusable(failure.message)
         }

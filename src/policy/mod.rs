@@ -68,6 +68,8 @@ pub struct Answer {
 /// What becomes of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action<'p> {
+    /// Its path, or a host that a redirect needs, may mean one thing here and another to an app.
+    Refused,
     /// It is for this app.
     App(&'p AppName),
     /// It is answered at once.
@@ -110,7 +112,7 @@ enum Then {
 pub struct Policy {
     routes: Vec<Route>,
     index: Index,
-    refused: (RouteName, Answer),
+    refused: RouteName,
 }
 
 /// Routes by host: indexes into the routes, each list in their order.
@@ -131,13 +133,7 @@ impl Policy {
                 Pattern::Below(host) => index.below.entry(host.clone()).or_default().push(at),
             }
         }
-        let answer = Answer {
-            status: 400,
-            content_type: "text/plain; charset=utf-8".into(),
-            body: "the path of this request is not allowed\n".into(),
-        };
-        let refused = (RouteName(REFUSED.into()), answer);
-        Self { routes, index, refused }
+        Self { routes, index, refused: RouteName(REFUSED.into()) }
     }
 
     /// Decides about a request: its `Host` or `:authority`, its path without the query, and what
@@ -148,12 +144,9 @@ impl Policy {
         path: &str,
         query: Option<&str>,
     ) -> Option<Decision<'_>> {
-        let refuse = || {
-            let (route, answer) = &self.refused;
-            Some(Decision { route, action: Action::Answer(answer) })
-        };
+        let refused = Decision { route: &self.refused, action: Action::Refused };
         if path::is_refused(path) {
-            return refuse();
+            return Some(refused);
         }
         // What is no host matches the routes that are for every host.
         let host = host.and_then(host::canonical);
@@ -165,7 +158,7 @@ impl Policy {
             Then::Answer(answer) => Action::Answer(answer),
             Then::Redirect { status, to } => {
                 if host.is_none() && to.needs_host() {
-                    return refuse();
+                    return Some(refused);
                 }
                 let location = to.location(host.unwrap_or_default(), path, query);
                 Action::Redirect { status: *status, location }

@@ -57,6 +57,7 @@ fn compiled(text: &str) -> Result<Policy, Report> {
 fn decided(policy: &Policy, host: Option<&str>, path: &str, query: Option<&str>) -> String {
     match policy.decide(host, path, query) {
         None => "none".into(),
+        Some(Decision { route, action: Action::Refused }) => route.to_string(),
         Some(Decision { route, action: Action::App(app) }) => format!("{route}: {app}"),
         Some(Decision { route, action: Action::Answer(answer) }) => {
             format!("{route}: {}", answer.status)
@@ -90,9 +91,9 @@ fn the_first_route_that_matches_host_and_path_wins() {
         (Some("not a host"), "/fixed", "fixed: 308 https://example.com"),
         (None, "/", "none"),
         // Without a valid host there is nowhere to send the client.
-        (None, "/old", "refused: 400"),
-        (Some("evil.com/@x.example.com"), "/old", "refused: 400"),
-        (Some("a\r\nset-cookie: x"), "/old", "refused: 400"),
+        (None, "/old", "refused"),
+        (Some("evil.com/@x.example.com"), "/old", "refused"),
+        (Some("a\r\nset-cookie: x"), "/old", "refused"),
     ] {
         assert_eq!(decided(&policy, host, path, None), expected, "{host:?} {path}");
     }
@@ -113,11 +114,7 @@ fn the_first_route_that_matches_host_and_path_wins() {
 fn a_path_with_dot_segments_is_refused_before_any_route() {
     let policy = compiled(ROUTES).unwrap();
     for path in ["/cart/../admin", "/cart/%2e%2E/admin", "/..;/", "/cart%2f..", "*", "", "/a\rb"] {
-        assert_eq!(
-            decided(&policy, Some("shop.example.com"), path, None),
-            "refused: 400",
-            "{path}"
-        );
+        assert_eq!(decided(&policy, Some("shop.example.com"), path, None), "refused", "{path}");
     }
     // As sent: what an app may merge or decode is another path here.
     for path in ["//cart", "/%63art", "/cart%2fx"] {

@@ -131,17 +131,69 @@ async fn a_stopped_edgepoint_goes_on_where_it_was() {
 }
 
 #[tokio::test]
+async fn when_everything_dies_what_was_parked_is_kept_and_what_ran_is_said_to_be_lost() {
+    let apps = ["slept", "ran", "strict", "fresh"];
+    let mut edgepoint = Edgepoint::start(&apps).await;
+    for app in apps {
+        let strict = [("state = \"keep\"", "state = \"keep\"\non_lost_state = \"error\"")];
+        edgepoint.deploy("counter", app, if app == "strict" { &strict } else { &[] });
+        if app != "fresh" {
+            assert_eq!(edgepoint.get(app, "/").await.json()["count"].as_u64(), Some(1));
+        }
+    }
+    edgepoint.cli(&["sleep", "slept"]);
+    edgepoint.lose_power().await;
+    let slept = edgepoint.get("slept", "/").await;
+    assert_eq!(
+        (slept.json()["count"].as_u64(), slept.header("x-edgepoint-state")),
+        (Some(2), None)
+    );
+    let ran = edgepoint.get("ran", "/").await;
+    assert_eq!(
+        (ran.json()["count"].as_u64(), ran.header("x-edgepoint-state")),
+        (Some(1), Some("lost"))
+    );
+    let strict = edgepoint.get("strict", "/").await;
+    assert_eq!((strict.status, strict.header("x-edgepoint-error")), (503, Some("E0006")));
+    let fresh = edgepoint.get("fresh", "/").await;
+    assert_eq!(
+        (fresh.json()["count"].as_u64(), fresh.header("x-edgepoint-state")),
+        (Some(1), None)
+    );
+    assert_eq!(edgepoint.metric("edgepoint_manager_state_lost_total").await, 2.0);
+    edgepoint.stop();
+}
+
+#[tokio::test]
+async fn the_agents_death_in_the_middle_of_a_wake_loses_nothing() {
+    let edgepoint = Edgepoint::start(&["counter"]).await;
+    edgepoint.deploy("counter", "counter", &[]);
+    let mut random = crate::harness::Random::seeded();
+    for n in 1..=crate::harness::scale(4, 40) as u64 {
+        let (host, agent) = ("counter.localhost", edgepoint.part("edgepoint-agent"));
+        let mut connection = edgepoint.connect().await;
+        let asked = tokio::spawn(async move { connection.get(host, "/").await.unwrap() });
+        tokio::time::sleep(Duration::from_millis(random.below(40))).await;
+        kill(Pid::from_raw(agent), Signal::SIGKILL).unwrap();
+        let answer = asked.await.unwrap();
+        let text = String::from_utf8_lossy(&answer.body).into_owned();
+        assert_eq!(answer.status, 200, "{text}");
+        assert_eq!(answer.json()["count"].as_u64(), Some(n), "{text}");
+        assert_eq!(answer.json()["disk"].as_u64(), Some(n), "{text}");
+        wait_for("it to sleep", Duration::from_secs(20), || async {
+            edgepoint.cli_output(&["sleep", "counter"]).status.success().then_some(())
+        })
+        .await;
+    }
+    edgepoint.stop();
+}
+
+#[tokio::test]
 async fn an_app_that_ends_by_itself_is_woken_again_and_its_loss_is_said() {
     let edgepoint = Edgepoint::start(&["counter"]).await;
     edgepoint.deploy("counter", "counter", &[]);
     edgepoint.get("counter", "/").await;
-    let record = fs::read_dir(edgepoint.directory.join("state/agent/sandboxes"))
-        .unwrap()
-        .flatten()
-        .find_map(|entry| fs::read_to_string(entry.path().join("record.json")).ok())
-        .unwrap();
-    let record: serde_json::Value = serde_json::from_str(&record).unwrap();
-    let pid = i32::try_from(record["process"]["pid"].as_i64().unwrap()).unwrap();
+    let pid = edgepoint.first_processes()[0];
     tokio::time::sleep(Duration::from_millis(1200)).await;
     kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
     wait_for("its end", Duration::from_secs(5), || async {

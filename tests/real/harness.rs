@@ -185,7 +185,7 @@ impl Edgepoint {
         let config = format!(
             "[listen]\nhttp = [\"{http}\"]\nmetrics = \"{metrics}\"\n\
              [directories]\nstate = \"state\"\nrun = \"run\"\n\
-             [agent]\ncriu = \"{}\"\n[meter]\nwindow = \"1s\"\n\
+             [agent]\ncriu = \"{}\"\n[meter]\nsample_interval = \"1s\"\n\
              [tariff]\nrequests_per_million = \"0.20\"\ncpu_per_hour = \"0.04\"\n\
              wakes_per_thousand = \"0.01\"\n",
             criu_prefix().display(),
@@ -324,6 +324,33 @@ impl Edgepoint {
         self.end();
         self.child = spawn(&self.directory, &self.http.network);
         self.wait_until_up().await;
+    }
+
+    /// Everything dies at once, as when the power goes: supervisor, proxy, agent, all apps.
+    pub async fn lose_power(&mut self) {
+        use nix::{sys::signal, unistd::Pid};
+        let die = |pid: i32| {
+            let _ = signal::kill(Pid::from_raw(pid), signal::SIGKILL);
+        };
+        // The supervisor first, or it would start the others again.
+        let parts =
+            [self.child.id().cast_signed(), self.part("serve"), self.part("edgepoint-agent")];
+        parts.into_iter().for_each(die);
+        self.first_processes().into_iter().for_each(die);
+        self.child.wait().unwrap();
+        self.child = spawn(&self.directory, &self.http.network);
+        self.wait_until_up().await;
+    }
+
+    /// The first process of every living instance.
+    pub fn first_processes(&self) -> Vec<i32> {
+        let sandboxes = fs::read_dir(self.directory.join("state/agent/sandboxes")).unwrap();
+        let records = sandboxes.flatten().filter_map(|entry| {
+            let text = fs::read_to_string(entry.path().join("record.json")).ok()?;
+            let record: serde_json::Value = serde_json::from_str(&text).ok()?;
+            i32::try_from(record["process"]["pid"].as_i64()?).ok()
+        });
+        records.collect()
     }
 
     fn end(&mut self) {

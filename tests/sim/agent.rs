@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use edgepoint::{
+    agent::protocol::{LiveInstance, StoredAppshot},
     appshot::Kind,
     manager::{
         ImageStatus,
@@ -92,15 +93,10 @@ impl World {
                 let result = Err(away());
                 Event::Parked { instance, result }
             }
-            Ask::Stop { instance } => {
-                self.truth.orphans.insert(instance);
-                Event::Ended { instance }
-            }
-            // Nobody waits for these, and nobody asks again: the adapter's loss, not the core's.
-            Ask::Discard { .. } => return,
+            // Said by `Found`.
+            Ask::Stop { .. } | Ask::Discard { .. } => return,
             Ask::Forget { release } => {
                 self.forgetting.remove(&release);
-                self.truth.excused.insert(release);
                 return;
             }
         };
@@ -108,7 +104,7 @@ impl World {
     }
 
     /// Does it, or fails as the dice fall.
-    fn carry_out(&mut self, ask: Ask) -> Option<Event> {
+    pub fn carry_out(&mut self, ask: Ask) -> Option<Event> {
         let refuse = |text: &str| Err(Failed::Reason(text.into()));
         let faults = self.faults;
         match ask {
@@ -129,7 +125,7 @@ impl World {
                         Err(Failed::Unusable("the image is damaged".into()))
                     }
                     _ if self.rng.permille(faults.restore_fails) => refuse("it took too long"),
-                    None => refuse("there is no such appshot"),
+                    None => Err(Failed::Unknown("there is no such appshot".into())),
                     Some(image) => {
                         if image.kind == Kind::Parked {
                             self.images.remove(&appshot);
@@ -164,6 +160,9 @@ impl World {
                 };
                 Some(Event::Parked { instance, result })
             }
+            Ask::Stop { instance } if self.rng.permille(faults.stop_fails) => {
+                Some(Event::NotStopped { instance })
+            }
             Ask::Stop { instance } => {
                 self.live.remove(&instance);
                 Some(Event::Ended { instance })
@@ -180,15 +179,9 @@ impl World {
                     .filter(|(_, live)| live.release == release)
                     .map(|(id, _)| *id)
                     .collect();
-                if of_it.is_empty() {
-                    self.releases.remove(&release);
-                    self.images.retain(|_, image| image.release != release);
-                } else {
-                    // Only such that an absent agent was asked to end.
-                    let excused = of_it.iter().all(|id| self.truth.orphans.contains(id));
-                    assert!(excused, "release {release} is forgotten while {of_it:?} live");
-                    self.truth.excused.insert(release);
-                }
+                assert!(of_it.is_empty(), "release {release} is forgotten while {of_it:?} live");
+                self.releases.remove(&release);
+                self.images.retain(|_, image| image.release != release);
                 None
             }
         }
@@ -233,6 +226,7 @@ impl World {
     pub fn agent_leaves(&mut self) {
         self.say(|| "fault  the agent goes away".into());
         self.agent_up = false;
+        self.feed(Event::Away);
         for ask in self.take_agent_work() {
             let was_done = self.rng.permille(500);
             if was_done {
@@ -262,29 +256,22 @@ impl World {
         // An agent that starts voids images whose instance lives on.
         let live: Vec<InstanceId> = self.live.keys().copied().collect();
         self.images.retain(|_, image| !live.contains(&image.of));
-        for (id, image) in self.images.clone() {
-            // The golden appshot of a deployment whose answer is on its way.
-            let is_coming = self.core.entries().any(|(_, entry)| {
-                entry.deploying.as_ref().is_some_and(|d| d.release == image.release)
-            });
-            if is_coming {
-                continue;
-            }
-            let owner = self.core.entries().find(|(_, entry)| entry.release == image.release);
-            let owner = owner.map(|(name, entry)| (name.clone(), entry.instances.is_empty()));
-            let bytes = Bytes(1);
-            match owner {
-                Some((app, unused)) if image.kind == Kind::Golden || unused => {
-                    let id = id.clone();
-                    self.core.restore_image(&app, image.kind, ImageStatus { id, bytes });
-                }
-                Some(_) => {}
-                None => self.ask(Ask::Discard { appshot: id }),
-            }
+        if !self.booted {
+            self.boot();
         }
-        let of_live = self.live.iter();
-        let instances = of_live.map(|(id, live)| (*id, live.release.clone())).collect();
-        let appshots = self.images.keys().cloned().collect();
-        self.feed(Event::Found { instances, appshots });
+        let instances = self.live.iter().map(|(id, live)| {
+            let (id, release) = (*id, live.release.clone());
+            LiveInstance { id, release, generation: 1 }
+        });
+        let appshots = self.images.iter().map(|(id, image)| {
+            let (id, kind, release) = (id.clone(), image.kind, image.release.clone());
+            StoredAppshot { id, kind, release, bytes: Bytes(1), generation: 1 }
+        });
+        let found = Event::Found {
+            instances: instances.collect(),
+            appshots: appshots.collect(),
+            releases: self.releases.keys().cloned().collect(),
+        };
+        self.feed(found);
     }
 }

@@ -8,6 +8,8 @@ use std::{
 };
 
 use edgepoint::{
+    agent::protocol::{LiveInstance, StoredAppshot},
+    appshot::Kind,
     manager::{
         Error, ImageStatus,
         core::{Answer, Core, Effect, Event, Failed, Note, Token},
@@ -197,6 +199,26 @@ impl Desk {
 
     pub fn ended(&mut self, instance: InstanceId) {
         self.feed(Event::Ended { instance });
+    }
+
+    /// The agent is back and holds these, all of the first release.
+    pub fn found(&mut self, instances: &[InstanceId], appshots: &[AppshotId]) {
+        let release = apps::release("first");
+        let live = |id: &InstanceId| {
+            let release = release.clone();
+            LiveInstance { id: *id, release, generation: 7 }
+        };
+        let stored = |id: &AppshotId| {
+            let golden = id.as_str().starts_with("golden");
+            let kind = if golden { Kind::Golden } else { Kind::Parked };
+            let (id, release) = (id.clone(), release.clone());
+            StoredAppshot { id, kind, release, bytes: Bytes(1), generation: 7 }
+        };
+        self.feed(Event::Found {
+            instances: instances.iter().map(live).collect(),
+            appshots: appshots.iter().map(stored).collect(),
+            releases: vec![release.clone(), apps::release("unknown")],
+        });
     }
 
     /// The dump that was asked for last is done, or not.

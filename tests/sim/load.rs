@@ -110,7 +110,11 @@ impl World {
         if self.agent_up && self.rng.permille(faults.agent_leaves) {
             self.agent_leaves();
         }
-        if self.rng.permille(faults.commands) {
+        if self.rng.permille(faults.manager_dies) {
+            let power = self.rng.permille(500);
+            self.manager_dies(power);
+        }
+        if self.booted && self.rng.permille(faults.commands) {
             let app = apps::name(self.rng.pick::<&str>(&APPS));
             if self.rng.permille(faults.changes) {
                 match self.rng.between(0, 3) {

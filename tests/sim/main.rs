@@ -66,9 +66,11 @@ const CALM: Faults = Faults {
     restore_fails: 0,
     dump_fails: 0,
     adopt_fails: 0,
+    stop_fails: 0,
     hangs: 0,
     crashes: 0,
     agent_leaves: 0,
+    manager_dies: 0,
     commands: 150,
     changes: 0,
 };
@@ -104,6 +106,12 @@ fn the_agent_goes_away_and_comes_back() {
 }
 
 #[test]
+fn the_manager_dies_and_a_new_one_takes_over() {
+    let faults = Faults { manager_dies: 60, agent_leaves: 20, changes: 100, ..CALM };
+    scenario("the_manager_dies_and_a_new_one_takes_over", faults);
+}
+
+#[test]
 fn releases_come_and_go() {
     let faults = Faults {
         commands: 500,
@@ -126,9 +134,11 @@ fn everything_at_once() {
         restore_fails: 60,
         dump_fails: 80,
         adopt_fails: 100,
+        stop_fails: 100,
         hangs: 8,
         crashes: 20,
         agent_leaves: 50,
+        manager_dies: 10,
         commands: 300,
         changes: 350,
     };

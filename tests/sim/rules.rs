@@ -79,43 +79,112 @@ fn an_idle_instance_is_parked_if_it_keeps_its_state_and_ended_if_not() {
     assert_eq!(desk.image_of(desk.made()), Some(golden));
 }
 
+/// Parked once, then asked for; the instance that is being restored.
+fn restoring(policy: OnLostState) -> (Desk, AppshotId, Waiter) {
+    let mut app = apps::keeper("app");
+    app.sleep.on_lost_state = policy;
+    let mut desk = Desk::deployed(app);
+    let id = desk.up();
+    desk.wait(seconds(5));
+    desk.parked(id, Ok(()));
+    let waiter = desk.request();
+    desk.asked.retain(|effect| matches!(effect, Effect::Restore { .. }));
+    (desk, AppshotId::parked(id), waiter)
+}
+
+fn says_lost(desk: &Desk) -> bool {
+    desk.notes.iter().any(|note| matches!(note, Note::StateLost { .. }))
+}
+
 #[test]
-fn lost_state_starts_cold_or_refuses_as_the_app_said() {
-    for failed in [reason(), Failed::Unusable("damaged".into())] {
-        for policy in [OnLostState::Cold, OnLostState::Error] {
-            let mut app = apps::keeper("app");
-            app.sleep.on_lost_state = policy;
-            let mut desk = Desk::deployed(app);
-            let id = desk.up();
-            desk.wait(seconds(5));
-            desk.parked(id, Ok(()));
-            let waiter = desk.request();
-            let restoring = desk.made();
-            desk.forget();
-            desk.began(restoring, Err(failed.clone()));
-            let lost = |note: &Note| matches!(note, Note::StateLost { .. });
-            assert!(desk.notes.iter().any(lost));
-            let appshot = AppshotId::parked(id);
-            assert!(desk.asked.contains(&Effect::Discard { appshot }));
-            if policy == OnLostState::Cold {
-                let cold = desk.started();
-                let (_, instance) = desk.core.instance(cold).unwrap();
-                assert!(instance.lost_state);
-                desk.began(cold, Ok(()));
-                desk.prepared(cold, Ok(()));
-                assert_eq!(desk.leased, vec![waiter]);
-            } else {
-                let error = Error::StateLost(desk.app.clone());
-                assert_eq!(desk.refused, vec![(waiter, error.clone())]);
-                let next = desk.request();
-                assert_eq!(desk.refused.last(), Some(&(next, error)));
-                assert_eq!(desk.makings(), 0);
-                desk.deploy(apps::keeper("app"), "second");
-                desk.request();
-                assert_eq!(desk.makings(), 1, "a deployment heals it");
-            }
+fn a_parked_image_is_tried_three_times_unless_it_is_damaged() {
+    for (failed, tries) in [(reason(), 3), (Failed::Unusable("damaged".into()), 1)] {
+        let (mut desk, image, waiter) = restoring(OnLostState::Cold);
+        for number in 1..=tries {
+            assert!(!says_lost(&desk), "try {number}");
+            assert_eq!(desk.image_of(desk.made()), Some(image.clone()));
+            desk.began(desk.made(), Err(failed.clone()));
+        }
+        assert!(says_lost(&desk));
+        assert!(desk.asked.contains(&Effect::Discard { appshot: image }));
+        let cold = desk.started();
+        let (_, instance) = desk.core.instance(cold).unwrap();
+        assert!(instance.lost_state);
+        desk.began(cold, Ok(()));
+        desk.prepared(cold, Ok(()));
+        assert_eq!(desk.leased, vec![waiter]);
+    }
+}
+
+#[test]
+fn lost_state_refuses_if_the_app_said_so_and_the_image_stays_for_a_person() {
+    let (mut desk, image, waiter) = restoring(OnLostState::Error);
+    desk.began(desk.made(), Err(Failed::Unusable("another kernel".into())));
+    let error = Error::StateLost(desk.app.clone());
+    assert_eq!(desk.refused, vec![(waiter, error.clone())]);
+    desk.forget();
+    let next = desk.request();
+    assert_eq!(desk.refused, vec![(next, error)]);
+    assert_eq!(desk.asked, vec![], "nothing is discarded, nothing is made");
+    desk.wake(1);
+    assert_eq!(desk.image_of(desk.made()), Some(image.clone()), "a person tries it again");
+    desk.began(desk.made(), Err(Failed::Unusable("another kernel".into())));
+    assert!(desk.entry().lost.is_some());
+    desk.wake(1);
+    desk.began(desk.made(), Ok(()));
+    assert!(desk.entry().lost.is_none() && desk.entry().running() == 1);
+}
+
+#[test]
+fn a_deployment_heals_lost_state() {
+    let (mut desk, image, _) = restoring(OnLostState::Error);
+    desk.began(desk.made(), Err(Failed::Unusable("damaged".into())));
+    desk.forget();
+    let id = desk.begin_deploy(apps::keeper("app"), "second");
+    desk.began(id, Ok(()));
+    desk.prepared(id, Ok(()));
+    desk.parked(id, Ok(()));
+    assert!(desk.asked.contains(&Effect::Discard { appshot: image }));
+    desk.request();
+    assert_ne!(desk.made(), id);
+}
+
+#[test]
+fn an_app_that_ends_by_itself_has_lost_its_state() {
+    for policy in [OnLostState::Cold, OnLostState::Error] {
+        let mut app = apps::keeper("app");
+        app.sleep.on_lost_state = policy;
+        let mut desk = Desk::deployed(app);
+        let id = desk.up();
+        desk.wait(seconds(2));
+        desk.ended(id);
+        assert!(says_lost(&desk));
+        let waiter = desk.request();
+        if policy == OnLostState::Error {
+            assert_eq!(desk.refused, vec![(waiter, Error::StateLost(desk.app.clone()))]);
+        } else {
+            let (_, instance) = desk.core.instance(desk.made()).unwrap();
+            assert!(instance.lost_state);
         }
     }
+}
+
+/// The hook ran: files may have changed since the image was taken.
+#[test]
+fn an_image_whose_processes_ran_is_not_restored_again() {
+    let mut app = apps::keeper("app");
+    app.snapshot.after_restore = Some("/awake".into());
+    let mut desk = Desk::deployed(app);
+    let id = desk.up();
+    desk.wait(seconds(5));
+    desk.parked(id, Ok(()));
+    desk.request();
+    let restored = desk.made();
+    desk.began(restored, Ok(()));
+    desk.prepared(restored, Err(reason()));
+    assert!(desk.was_stopped(restored) && says_lost(&desk));
+    desk.ended(restored);
+    assert_eq!(desk.image_of(desk.started()), None);
 }
 
 /// Simulation, seed 32 of `instances_fail_to_come_up_and_to_park`.
@@ -126,7 +195,7 @@ fn lost_state_is_told_also_if_the_cold_start_fails_first() {
     desk.wait(seconds(5));
     desk.parked(id, Ok(()));
     desk.request();
-    desk.began(desk.made(), Err(reason()));
+    desk.began(desk.made(), Err(Failed::Unusable("damaged".into())));
     desk.began(desk.started(), Err(reason()));
     desk.wait(seconds(1));
     desk.request();
@@ -235,17 +304,114 @@ fn an_instance_that_cannot_be_parked_runs_on() {
 #[test]
 fn an_answer_that_comes_too_late_changes_nothing() {
     let mut desk = Desk::deployed(apps::plain("app"));
-    desk.request();
+    let waiter = desk.request();
     let id = desk.made();
+    desk.feed(Event::Away);
     desk.began(id, Err(Failed::AgentAway));
-    let instances = vec![(id, apps::release("first"))];
-    let appshots = vec![AppshotId::golden(&apps::release("first"))];
-    desk.feed(Event::Found { instances, appshots });
-    assert!(desk.was_stopped(id));
+    desk.found(&[], &[AppshotId::golden(&apps::release("first"))]);
+    let second = desk.made();
+    assert_ne!(second, id, "it never began, so it is asked for again");
     desk.prepared(id, Ok(()));
     desk.prepared(id, Err(reason()));
     desk.began(id, Ok(()));
-    assert!(desk.leased.is_empty());
+    assert!(desk.leased.is_empty() && desk.refused.is_empty());
+    desk.began(second, Ok(()));
+    assert_eq!(desk.leased, vec![waiter]);
+}
+
+#[test]
+fn what_came_up_while_the_agent_was_away_is_taken_over() {
+    let (mut desk, _, waiter) = restoring(OnLostState::Error);
+    let id = desk.made();
+    desk.feed(Event::Away);
+    desk.began(id, Err(Failed::AgentAway));
+    desk.found(&[id], &[AppshotId::golden(&apps::release("first"))]);
+    assert!(desk.asked.contains(&Effect::Adopt { instance: id }));
+    desk.began(id, Ok(()));
+    assert_eq!(desk.leased, vec![waiter]);
+    assert!(!says_lost(&desk));
+}
+
+#[test]
+fn without_an_agent_nothing_is_asked_and_those_who_wait_hear_why() {
+    let mut desk = Desk::deployed(apps::plain("app"));
+    desk.feed(Event::Away);
+    let waiter = desk.request();
+    assert_eq!(desk.asked, vec![]);
+    desk.wait(seconds(10));
+    assert!(matches!(&desk.refused[..], [(of, Error::Unavailable(_))] if *of == waiter));
+    desk.request();
+    desk.found(&[], &[AppshotId::golden(&apps::release("first"))]);
+    assert_eq!(desk.makings(), 1);
+}
+
+#[test]
+fn what_nothing_refers_to_is_removed_when_the_agent_is_back() {
+    let (mut desk, image, _) = restoring(OnLostState::Cold);
+    let id = desk.made();
+    desk.began(id, Ok(()));
+    desk.forget();
+    desk.feed(Event::Away);
+    let golden = AppshotId::golden(&apps::release("first"));
+    let stale = AppshotId::parked(edgepoint::model::InstanceId::new(999));
+    desk.found(&[id], &[golden, image.clone(), stale.clone()]);
+    let unused = [image, stale].map(|appshot| Effect::Discard { appshot });
+    let release = apps::release("unknown");
+    assert_eq!(desk.asked, [&unused[..], &[Effect::Forget { release }]].concat());
+}
+
+#[test]
+fn state_that_is_neither_running_nor_parked_is_lost_and_that_is_said_once() {
+    let mut desk = Desk::deployed(apps::keeper("app"));
+    let golden = AppshotId::golden(&apps::release("first"));
+    desk.found(&[], std::slice::from_ref(&golden));
+    assert!(!says_lost(&desk), "it has never served");
+    let (entry, app) = (desk.entry(), desk.app.clone());
+    let (release, declared) = (entry.release.clone(), entry.app.clone());
+    desk.core = edgepoint::manager::core::Core::new(1000);
+    desk.core.restore_entry(release, declared, 5, true);
+    desk.found(&[], std::slice::from_ref(&golden));
+    assert!(says_lost(&desk));
+    desk.forget();
+    desk.found(&[], &[golden]);
+    assert!(!says_lost(&desk));
+    desk.request();
+    let (of, instance) = desk.core.instance(desk.made()).unwrap();
+    assert!(*of == app && instance.lost_state);
+}
+
+#[test]
+fn an_instance_that_does_not_end_is_asked_again() {
+    let mut desk = Desk::deployed(apps::plain("app"));
+    let id = desk.up();
+    desk.wait(seconds(5));
+    assert!(desk.was_stopped(id));
+    desk.forget();
+    desk.feed(Event::NotStopped { instance: id });
+    desk.wait(seconds(10));
+    assert!(desk.was_stopped(id));
+    desk.ended(id);
+    assert!(desk.core.instance(id).is_none());
+}
+
+#[test]
+fn what_a_person_put_to_sleep_stays_so_until_a_request() {
+    let mut app = apps::plain("app");
+    app.scale.min = 1;
+    let mut desk = Desk::empty("app");
+    let golden = desk.begin_deploy(app, "first");
+    desk.began(golden, Ok(()));
+    desk.prepared(golden, Ok(()));
+    desk.parked(golden, Ok(()));
+    let id = desk.made();
+    desk.began(id, Ok(()));
+    desk.sleep();
+    desk.ended(id);
+    desk.forget();
+    desk.wait(seconds(60));
+    assert_eq!(desk.makings(), 0);
+    desk.request();
+    assert_eq!(desk.makings(), 1);
 }
 
 /// The agent died between a restore and the removal of its image.
@@ -257,12 +423,12 @@ fn a_found_instance_that_keeps_its_state_outdates_its_image() {
     desk.parked(id, Ok(()));
     let image = desk.entry().parked.clone().unwrap();
     let found = edgepoint::model::InstanceId::new(1000);
-    let instances = vec![(found, apps::release("first"))];
-    let appshots = vec![image.id.clone()];
-    desk.feed(Event::Found { instances, appshots });
+    desk.found(&[found], std::slice::from_ref(&image.id));
     assert!(desk.asked.contains(&Effect::Adopt { instance: found }));
     assert!(desk.asked.contains(&Effect::Discard { appshot: image.id }));
     assert_eq!(desk.entry().parked, None);
+    let (_, instance) = desk.core.instance(found).unwrap();
+    assert_eq!(instance.generation, 7);
     desk.began(found, Err(reason()));
     assert!(desk.was_stopped(found), "it lives, so it is ended");
 }

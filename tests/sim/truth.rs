@@ -43,8 +43,6 @@ pub struct Truth {
     pub outgoing: BTreeSet<InstanceId>,
     /// An absent agent was asked to end them, or they were found by an agent that came back.
     pub orphans: BTreeSet<InstanceId>,
-    /// Releases whose forgetting was lost with the agent.
-    pub excused: BTreeSet<ReleaseId>,
     /// Parked images that were asked for, by uid, and for which instance.
     restored: BTreeMap<u64, InstanceId>,
     opened: BTreeSet<InstanceId>,
@@ -223,7 +221,10 @@ impl World {
             }
             Line::Parked(_) => panic!("{id} is parked and opened again"),
             Line::Lost => {
-                let told = instance.lost_state || instance.origin == Origin::Found || !first;
+                // Or a person had the image that could not be restored tried again.
+                let regained = matches!(instance.origin, Origin::Image(Kind::Parked, _));
+                let found = instance.origin == Origin::Found;
+                let told = instance.lost_state || regained || found || !first;
                 assert!(told, "{id} does not say that its state is lost");
             }
             Line::Fresh => {}
@@ -240,8 +241,7 @@ impl World {
             assert!(!runs, "{release} of {name} is forgotten while it runs");
         }
         let known = self.releases.contains_key(release) || !self.agent_up;
-        let excused = self.truth.excused.contains(release);
-        assert!(known || excused, "{release} is forgotten twice");
+        assert!(known, "{release} is forgotten twice");
     }
 
     /// A request is given to an instance.
@@ -250,12 +250,29 @@ impl World {
         assert!(instance.is_running(), "{id} of {name} is given a request");
     }
 
+    /// The manager is another one from here on.
+    pub fn forget_manager(&mut self) {
+        for (_, entry) in self.core.entries() {
+            self.truth.dropped.extend(entry.instances.keys().copied());
+        }
+        self.truth.orphans.extend(self.live.keys().copied());
+        // A park that was done, and nobody was left to hear of it.
+        for line in self.truth.lines.values_mut() {
+            if let Line::Serving(id) = line
+                && let Some(image) = self.images.get(&AppshotId::parked(*id))
+            {
+                *line = Line::Parked(image.state);
+            }
+        }
+    }
+
     /// After each event.
     pub fn check(&self) {
         for (name, entry) in self.core.entries() {
             for (id, instance) in &entry.instances {
                 let front = self.fronts.get(id);
-                let leaves = matches!(instance.state, State::Parking { .. } | State::Stopping);
+                let leaves =
+                    matches!(instance.state, State::Parking { .. } | State::Stopping { .. });
                 let open = front.is_some_and(|front| front.open);
                 assert!(!leaves || !open, "{id} of {name} leaves and is open");
             }
@@ -293,12 +310,8 @@ impl World {
         assert!(self.live.is_empty(), "left alive: {:?}", self.live);
         assert!(self.waiters.is_empty(), "left waiting: {:?}", self.waiters);
         assert!(self.tokens.is_empty(), "never answered: {:?}", self.tokens);
-        let excused = |release: &&ReleaseId| self.truth.excused.contains(*release);
-        let releases: Vec<_> = self.releases.keys().filter(|r| !excused(r)).collect();
-        assert!(releases.is_empty(), "left in the store: {releases:?}");
-        let images = self.images.iter().filter(|(_, i)| !excused(&&i.release));
-        let images: Vec<_> = images.map(|(id, _)| id).collect();
-        assert!(images.is_empty(), "left in the store: {images:?}");
+        assert!(self.releases.is_empty(), "left in the store: {:?}", self.releases.keys());
+        assert!(self.images.is_empty(), "left in the store: {:?}", self.images.keys());
         assert!(self.core.next_deadline().is_none(), "it waits for nothing");
     }
 }

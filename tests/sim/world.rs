@@ -12,11 +12,11 @@ use std::{
 
 use edgepoint::{
     manager::{
-        Error,
+        Error, ImageStatus,
         core::{Answer, Core, Effect, Event, Token},
         waiting_room::Waiter,
     },
-    model::{App, AppName, AppshotId, InstanceId, ReleaseId},
+    model::{App, AppName, AppshotId, Bytes, InstanceId, ReleaseId},
 };
 
 use crate::{
@@ -37,12 +37,15 @@ pub struct Faults {
     pub restore_fails: u64,
     pub dump_fails: u64,
     pub adopt_fails: u64,
+    pub stop_fails: u64,
     /// Of requests: they hold their slot longer than a drain waits.
     pub hangs: u64,
     /// Of instances, looked at once a second.
     pub crashes: u64,
     /// Of seconds.
     pub agent_leaves: u64,
+    /// Of seconds: the manager dies; half of the time everything does.
+    pub manager_dies: u64,
     /// Of seconds.
     pub commands: u64,
     /// Of those commands.
@@ -84,6 +87,15 @@ pub struct Front {
     pub idle_since: Instant,
 }
 
+/// What is written down about an app that serves.
+#[derive(Debug)]
+struct Saved {
+    release: ReleaseId,
+    app: Arc<App>,
+    generation: u64,
+    has_state: bool,
+}
+
 /// The last lines of what happened; empty unless a seed is replayed.
 pub type Log = Rc<RefCell<Option<VecDeque<String>>>>;
 
@@ -93,6 +105,10 @@ pub struct World {
     pub base: Instant,
     pub now: Instant,
     pub core: Core,
+    /// The manager has seen the agent.
+    pub booted: bool,
+    /// What the manager wrote down.
+    saved: BTreeMap<AppName, Saved>,
     queue: BTreeMap<(Instant, u64), Due>,
     serial: u64,
     pub log: Log,
@@ -125,6 +141,8 @@ impl World {
             base,
             now: base,
             core: Core::new(1),
+            booted: true,
+            saved: BTreeMap::new(),
             queue: BTreeMap::new(),
             serial: 0,
             log,
@@ -245,6 +263,7 @@ impl World {
                     effect => self.perform(effect),
                 }
             }
+            assert_eq!(self.core.broken(), None);
             self.check();
         }
         self.check_when_quiet();
@@ -282,9 +301,63 @@ impl World {
                 caller.expect("a command was answered that nobody waits for");
                 self.answers.insert(token, answer);
             }
-            Effect::Save | Effect::Note(_) => {}
+            Effect::Save => self.save(),
+            Effect::Note(_) => {}
             // Answered at once, in `feed`.
             Effect::Close { .. } | Effect::LookIdle { .. } | Effect::Admit { .. } => {}
+        }
+    }
+
+    fn save(&mut self) {
+        let saved = self.core.entries().filter(|(_, entry)| entry.deployed).map(|(name, entry)| {
+            let (release, app) = (entry.release.clone(), entry.app.clone());
+            let (generation, has_state) = (entry.generation, entry.has_state);
+            (name.clone(), Saved { release, app, generation, has_state })
+        });
+        self.saved = saved.collect();
+    }
+
+    /// The manager dies, and with `power` all that lives; then there is a new manager.
+    pub fn manager_dies(&mut self, power: bool) {
+        self.say(|| {
+            format!("fault  the manager dies{}", if power { " with all apps" } else { "" })
+        });
+        // A new manager is heard when all that the old one asked for is done, or cut off.
+        for ask in self.take_agent_work() {
+            if !power || self.rng.permille(500) {
+                let _ = self.carry_out(ask);
+            }
+        }
+        if power {
+            self.live.clear();
+        }
+        self.queue
+            .retain(|_, due| matches!(due, Due::Arrival { .. } | Due::Second | Due::AgentBack));
+        self.forget_manager();
+        self.fronts.clear();
+        self.closing.clear();
+        self.wanted.clear();
+        self.waiters.clear();
+        self.tokens.clear();
+        self.forgetting.clear();
+        let first = self.number() << 20;
+        self.core = Core::new(first);
+        self.booted = false;
+        if self.agent_up {
+            self.agent_back();
+        }
+    }
+
+    /// A new manager sees the agent for the first time.
+    pub fn boot(&mut self) {
+        self.booted = true;
+        for (name, saved) in &self.saved {
+            let Saved { release, app, generation, has_state } = saved;
+            self.core.restore_entry(release.clone(), app.clone(), *generation, *has_state);
+            for (id, image) in self.images.iter().filter(|(_, i)| i.release == *release) {
+                let image_status = ImageStatus { id: id.clone(), bytes: Bytes(1) };
+                self.core.restore_image(name, image.kind, image_status);
+            }
         }
     }
 

@@ -219,7 +219,7 @@ fn last_words(log: &str) -> String {
 /// Ends whatever still runs.
 async fn stop_all(socket: &Path) -> anyhow::Result<()> {
     let stopping = async {
-        let (client, _events) = Client::connect(socket).await?;
+        let client = Client::connect(socket).await?;
         for instance in client.instances(STEP).await? {
             let verb = Verb::Stop { instance: instance.id, patience_ms: 0 };
             client.ask(verb, &[], STEP).await?;
@@ -285,7 +285,7 @@ impl AgentProcess {
         let end = clock::now() + AGENT_START;
         loop {
             match Client::connect(socket).await {
-                Ok((client, _events)) => return Ok(client),
+                Ok(client) => return Ok(client),
                 Err(error) if clock::now() > end => return Err(error.into()),
                 Err(_) => {}
             }

@@ -24,7 +24,7 @@ connections = 100
 instances = 7
 
 [meter]
-window = "1m"
+sample_interval = "10s"
 
 [tariff]
 currency = "CHF"
@@ -69,12 +69,12 @@ fn every_key_is_read() {
         agent: Agent {
             criu: "/usr/local".into(),
             first_uid: 300_000,
-            proxy_user: "edge".into(),
+            proxy_user: Some("edge".into()),
             restore_timeout: Duration::from_secs(3),
             dump_timeout: Duration::from_secs(60),
         },
         limits: Limits { connections: 100, instances: 7 },
-        meter: Meter { window: Duration::from_secs(60) },
+        meter: Meter { sample_interval: Duration::from_secs(10) },
         tariff: Tariff {
             currency: "CHF".into(),
             requests_per_million_nano: 200_000_000,
@@ -96,11 +96,11 @@ fn one_line_is_an_edgepoint() {
     assert_eq!(config.directories.run, Path::new("/run/edgepoint"));
     assert_eq!(config.directories.policies, Path::new("/etc/edge/policies"));
     assert_eq!(config.agent.criu, Path::new("/opt/edgepoint/criu"));
-    assert_eq!((config.agent.first_uid, config.agent.proxy_user.as_str()), (200_000, "nobody"));
+    assert_eq!((config.agent.first_uid, config.agent.proxy_user), (200_000, None));
     assert_eq!(config.agent.restore_timeout, Duration::from_secs(10));
     assert_eq!(config.agent.dump_timeout, Duration::from_secs(30));
     assert_eq!(config.limits, Limits { connections: 10_000, instances: 200 });
-    assert_eq!(config.meter.window, Duration::from_secs(10));
+    assert_eq!(config.meter.sample_interval, Duration::from_secs(5));
     assert_eq!(config.tariff, Tariff::default());
     // Port 0 is a new port each time, not the same one twice.
     read("[listen]\nhttp = [\"127.0.0.1:0\", \"127.0.0.1:0\"]\nmetrics = \"127.0.0.1:0\"").unwrap();
@@ -161,7 +161,7 @@ fn a_broken_value_is_reported_where_it_stands() {
         (after("limits.connections = 0"), "2:22 0 is not between 1 and 1000000"),
         (after("limits.instances = 1e3"), "2:20 expected an integer, found a float"),
         (after("limits.x = 1"), "2:8 unknown key \"x\""),
-        (after("meter.window = \"100ms\""), "2:16 100ms is not between 1s and 1h"),
+        (after("meter.sample_interval = \"100ms\""), "2:25 100ms is not between 1s and 15s"),
         (after("meter.x = 1"), "2:7 unknown key \"x\""),
         (after("tariff.currency = \"eur\""), "2:19 bad currency \"eur\""),
         (after("tariff.currency = \"EURO\""), "2:19 bad currency \"EURO\""),

@@ -5,7 +5,11 @@ use pingora_core::Result;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
-use crate::{manager, policy::Answer};
+use crate::{
+    manager::{self, Blame},
+    policy::Answer,
+    telemetry,
+};
 
 /// The code of an error, with its page in `src/docs/errors`.
 pub const ERROR_HEADER: &str = "x-edgepoint-error";
@@ -17,6 +21,8 @@ pub struct Failure {
     pub status: u16,
     /// `E0001`
     pub code: &'static str,
+    /// Who must act.
+    pub blame: Blame,
     /// One sentence.
     pub message: String,
     /// Seconds until a new try makes sense.
@@ -24,41 +30,50 @@ pub struct Failure {
 }
 
 impl Failure {
+    fn new(status: u16, code: &'static str, blame: Blame, message: &str) -> Self {
+        Self { status, code, blame, message: message.into(), retry_after: None }
+    }
+
     /// No route matches.
     pub fn no_route() -> Self {
-        let message = "no route leads there".into();
-        Self { status: 404, code: "E0001", message, retry_after: None }
+        let message = "no route leads there";
+        Self::new(404, "E0001", Blame::Client, message)
+    }
+
+    /// The path or the host may mean another thing to an app than to a route.
+    pub fn refused() -> Self {
+        let message = "the path or the host of this request is ambiguous";
+        Self::new(400, "E0013", Blame::Client, message)
     }
 
     /// The instance broke the connection or answered nonsense.
     pub fn upstream() -> Self {
-        let message = "the app did not answer properly".into();
-        Self { status: 502, code: "E0008", message, retry_after: None }
+        let message = "the app did not answer properly";
+        Self::new(502, "E0008", Blame::App, message)
     }
 
     /// The instance took too long.
     pub fn upstream_timeout() -> Self {
-        let message = "the app did not answer in time".into();
-        Self { status: 504, code: "E0009", message, retry_after: None }
+        let message = "the app did not answer in time";
+        Self::new(504, "E0009", Blame::App, message)
     }
 
     /// There is no instance.
     pub fn manager(error: &manager::Error) -> Self {
-        // Rounded up: a client that comes a moment too early is refused again.
-        let seconds = error.retry_after().map(|after| after.as_millis().div_ceil(1000).max(1));
-        let seconds = seconds.map(|seconds| u64::try_from(seconds).unwrap_or(u64::MAX));
         // A command's error cannot get here; whatever does is this edgepoint's affair.
         Self {
             status: error.status(),
             code: error.code(),
+            blame: error.blame(),
             message: error.client_message(),
-            retry_after: seconds,
+            retry_after: error.retry_after(),
         }
     }
 }
 
 /// Writes an error.
 pub async fn fail(session: &mut Session, failure: &Failure) -> Result<()> {
+    telemetry::refused(failure.code, failure.blame.as_str());
     let body = format!("{} {}\n", failure.code, failure.message);
     let mut header = head(failure.status, "text/plain; charset=utf-8", body.len())?;
     header.insert_header(ERROR_HEADER, failure.code)?;

@@ -111,6 +111,10 @@ impl ProxyHttp for Proxy {
                 ctx.app = Some(app.clone());
                 Ok(false)
             }
+            Action::Refused => {
+                answers::fail(session, &Failure::refused()).await?;
+                Ok(true)
+            }
             Action::Answer(answer) => answers::fixed(session, answer).await.map(|()| true),
             Action::Redirect { status, location } => {
                 answers::redirect(session, status, &location).await.map(|()| true)

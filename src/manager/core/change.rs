@@ -4,14 +4,17 @@ use std::collections::HashSet;
 
 use super::{
     Answer, App, AppName, AppshotId, Arc, Core, DRAIN_PATIENCE, Deployed, Deploying, Effect, Entry,
-    Error, Failed, Golden, ImageStatus, Instance, InstanceId, Instant, Keep, Kind, Origin,
-    ReleaseId, State, Then, Token, millis,
+    Error, Failed, Golden, ImageStatus, Instance, InstanceId, Instant, Keep, Kind, LiveInstance,
+    Origin, ReleaseId, State, StoredAppshot, Stray, Then, Token, millis,
 };
 
 impl Core {
     /// Starts an instance of the new release; the old one serves until its golden appshot is made.
     pub(super) fn deploy(&mut self, app: Arc<App>, release: ReleaseId, token: Token, now: Instant) {
         let name = app.name.clone();
+        if self.away {
+            return self.answer(token, Err(Error::Unavailable("the agent is away".into())));
+        }
         let entry = self
             .entries
             .entry(name.clone())
@@ -43,6 +46,8 @@ impl Core {
             state: State::Starting,
             origin: Origin::Cold,
             lost_state: false,
+            begun: false,
+            reached: false,
             since: now,
             born: now,
             for_golden: true,
@@ -105,6 +110,8 @@ impl Core {
             Err(reason) => Golden::Failed(reason),
         };
         entry.heal();
+        // Where no appshot could be taken, the instance that was started serves on.
+        entry.has_state = running.is_some() && entry.app.sleep.state == Keep::Keep;
         let parked = entry.parked.take();
         for (id, instance) in &mut entry.instances {
             if Some(*id) == running || instance.release == entry.release {
@@ -209,119 +216,192 @@ impl Core {
     /// The agent was away: compare what it holds with what we believe.
     pub(super) fn found(
         &mut self,
-        instances: &[(InstanceId, ReleaseId)],
-        appshots: &[AppshotId],
+        instances: &[LiveInstance],
+        appshots: &[StoredAppshot],
+        releases: &[ReleaseId],
         now: Instant,
     ) {
-        let alive: HashSet<InstanceId> = instances.iter().map(|(id, _)| *id).collect();
-        let stored: HashSet<&AppshotId> = appshots.iter().collect();
+        let alive: HashSet<InstanceId> = instances.iter().map(|live| live.id).collect();
         let known: Vec<InstanceId> = self.home.keys().copied().collect();
         for id in known {
-            let Some((_, instance)) = self.instance(id) else {
-                continue;
-            };
-            let instance = instance.clone();
-            match (&instance.state, alive.contains(&id)) {
-                (State::Running { .. } | State::Draining { .. }, true) => {}
-                (State::Stopping, true) => self.effects.push(Effect::Stop { instance: id }),
-                // Half made and nobody saw it come up: end it and begin again.
-                (State::Starting | State::Restoring, true) => {
-                    if let Some((app, entry)) = self.find(id) {
-                        if let Some(instance) = entry.instances.get_mut(&id) {
-                            instance.go(State::Stopping, now);
-                        }
-                        self.effects.push(Effect::Stop { instance: id });
-                        let failed = Failed::Reason("the agent was away".into());
-                        self.begin_failed(&app, &instance, failed, now);
-                    }
-                }
-                (State::Parking { kind }, true) => {
-                    if let Some((app, _)) = self.find(id) {
-                        let reason = "the agent was away".to_string();
-                        self.park_failed(&app, id, *kind, reason, now);
-                    }
-                }
-                (State::Parking { kind }, false) => {
-                    let appshot = match kind {
-                        Kind::Golden => AppshotId::golden(&instance.release),
-                        Kind::Parked => AppshotId::parked(id),
-                    };
-                    if stored.contains(&appshot) {
-                        // Its size is read again when it is next listed.
-                        let bytes = crate::model::Bytes(0);
-                        let image = ImageStatus { id: appshot, bytes };
-                        self.parked(id, Ok(image), now);
-                    } else {
-                        self.ended(id, now);
-                    }
-                }
-                (State::Restoring, false) => self.restore_again(id, &stored, now),
-                (_, false) => self.ended(id, now),
+            self.compare(id, alive.contains(&id), appshots, now);
+        }
+        self.strays.clear();
+        for live in instances {
+            if !self.home.contains_key(&live.id) {
+                self.adopt_or_stop(live, now);
             }
         }
-        for (id, release) in instances {
-            if self.home.contains_key(id) {
-                continue;
-            }
-            self.next_instance = self.next_instance.max(id.number() + 1);
-            let owner = self.entries.iter_mut().find(|(_, entry)| entry.release == *release);
-            // One that nobody misses, or one too many of an app that keeps its state, is ended.
-            match owner {
-                Some((name, entry))
-                    if entry.removing.is_none()
-                        && entry.lost.is_none()
-                        && (entry.app.sleep.state == Keep::Discard
-                            || entry.instances.is_empty()) =>
-                {
-                    // What it was restored from is older than it is.
-                    if let Some(image) = entry.parked.take() {
-                        self.effects.push(Effect::Discard { appshot: image.id });
-                    }
-                    let instance = Instance {
-                        release: release.clone(),
-                        app: entry.app.clone(),
-                        generation: entry.generation,
-                        state: State::Starting,
-                        origin: Origin::Found,
-                        lost_state: false,
-                        since: now,
-                        born: now,
-                        for_golden: false,
-                    };
-                    entry.instances.insert(*id, instance);
-                    self.home.insert(*id, name.clone());
-                    self.effects.push(Effect::Adopt { instance: *id });
-                }
-                _ => self.effects.push(Effect::Stop { instance: *id }),
-            }
-        }
+        self.discard_unused(appshots);
+        self.forget_unknown(releases);
+        self.away = false;
         let apps: Vec<AppName> = self.entries.keys().cloned().collect();
         for app in apps {
+            let gone = self.entries.get(&app).is_some_and(|entry| {
+                let nothing = entry.parked.is_none() && entry.instances.is_empty();
+                let said = entry.lost.is_some() || entry.lost_pending;
+                entry.has_state && nothing && !said && entry.removing.is_none()
+            });
+            if gone {
+                let reason = "it ran when the host, the agent or the edgepoint ended".into();
+                self.state_lost(&app, reason, now);
+            }
             self.settle(&app, false, now);
         }
     }
 
-    /// A restore that the agent's absence cut off: its image may still be there.
-    fn restore_again(&mut self, id: InstanceId, stored: &HashSet<&AppshotId>, now: Instant) {
+    /// One instance that we know.
+    fn compare(&mut self, id: InstanceId, alive: bool, appshots: &[StoredAppshot], now: Instant) {
         let Some((app, instance)) = self.instance(id) else {
             return;
         };
         let (app, instance) = (app.clone(), instance.clone());
+        match (&instance.state, alive) {
+            (State::Running { .. } | State::Draining { .. }, true) => {}
+            (State::Stopping { .. }, true) => self.effects.push(Effect::Stop { instance: id }),
+            // It is being prepared, over sockets that we have.
+            (State::Starting | State::Restoring, true) if instance.reached => {}
+            // It came up, and only the answer was lost.
+            (State::Starting | State::Restoring, true) => {
+                if let Some((_, entry)) = self.find(id)
+                    && let Some(instance) = entry.instances.get_mut(&id)
+                {
+                    instance.begun = true;
+                }
+                self.effects.push(Effect::Adopt { instance: id });
+            }
+            (State::Starting | State::Restoring, false) if !instance.begun => {
+                self.never_began(id, app, &instance, appshots, now);
+            }
+            (State::Parking { kind }, true) => {
+                let reason = "the agent was away".to_string();
+                self.park_failed(&app, id, *kind, reason, now);
+            }
+            (State::Parking { kind }, false) => {
+                let appshot = match kind {
+                    Kind::Golden => AppshotId::golden(&instance.release),
+                    Kind::Parked => AppshotId::parked(id),
+                };
+                match appshots.iter().find(|stored| stored.id == appshot) {
+                    Some(stored) => {
+                        let image = ImageStatus { id: appshot, bytes: stored.bytes };
+                        self.parked(id, Ok(image), now);
+                    }
+                    None => self.ended(id, now),
+                }
+            }
+            (_, false) => self.ended(id, now),
+        }
+    }
+
+    /// A start or restore that the agent's absence cut off: it is asked again.
+    fn never_began(
+        &mut self,
+        id: InstanceId,
+        app: AppName,
+        instance: &Instance,
+        appshots: &[StoredAppshot],
+        now: Instant,
+    ) {
+        let away = "the agent was away".to_string();
         self.forget_instance(id, None);
-        let Some(entry) = self.entries.get_mut(&app) else {
-            return;
-        };
         match &instance.origin {
-            Origin::Image(Kind::Parked, image)
-                if stored.contains(&image.id) && !entry.is_past(&instance) =>
-            {
-                entry.parked = Some(image.clone());
+            _ if instance.for_golden => self.deploy_failed(&app, away),
+            Origin::Image(Kind::Parked, image) => {
+                let stored = appshots.iter().any(|stored| stored.id == image.id);
+                let failed = match stored {
+                    true => Failed::Reason(away),
+                    false => Failed::Unusable("the agent has lost the image".into()),
+                };
+                self.begin_failed(&app, instance, failed, now);
             }
             _ => {
-                let failed = Failed::Reason("the agent was away".into());
-                self.begin_failed(&app, &instance, failed, now);
+                if let Some(entry) = self.entries.get_mut(&app) {
+                    entry.lost_pending |= instance.lost_state;
+                }
             }
         }
         self.after_end(&app, now);
+    }
+
+    /// One that lives and that we do not know: an earlier manager's.
+    fn adopt_or_stop(&mut self, live: &LiveInstance, now: Instant) {
+        self.next_instance = self.next_instance.max(live.id.number() + 1);
+        let owner = self.entries.iter_mut().find(|(_, entry)| entry.release == live.release);
+        // One that nobody misses, or one too many of an app that keeps its state, is ended.
+        let Some((name, entry)) = owner.filter(|(_, entry)| {
+            let single = entry.app.sleep.state == Keep::Keep;
+            let gone = entry.removing.is_some() || entry.lost.is_some();
+            !gone && (!single || entry.instances.is_empty())
+        }) else {
+            let stray = Stray { release: live.release.clone(), again: None };
+            self.strays.insert(live.id, stray);
+            return self.effects.push(Effect::Stop { instance: live.id });
+        };
+        // What it was restored from is older than it is.
+        if let Some(image) = entry.parked.take() {
+            self.effects.push(Effect::Discard { appshot: image.id });
+        }
+        entry.generation = entry.generation.max(live.generation);
+        let instance = Instance {
+            release: live.release.clone(),
+            app: entry.app.clone(),
+            generation: live.generation,
+            state: State::Starting,
+            origin: Origin::Found,
+            lost_state: false,
+            begun: true,
+            reached: false,
+            since: now,
+            born: now,
+            for_golden: false,
+        };
+        entry.instances.insert(live.id, instance);
+        self.home.insert(live.id, name.clone());
+        self.effects.push(Effect::Adopt { instance: live.id });
+    }
+
+    /// Appshots that nothing will be restored from; what was told while the agent was away is lost.
+    fn discard_unused(&mut self, appshots: &[StoredAppshot]) {
+        for stored in appshots {
+            let is_it = |image: &ImageStatus| image.id == stored.id;
+            let used = self.entries.values().any(|entry| {
+                let coming = entry.deploying.as_ref().is_some_and(|d| d.release == stored.release);
+                let restoring = |instance: &Instance| match &instance.origin {
+                    Origin::Image(_, image) => !instance.begun && is_it(image),
+                    _ => false,
+                };
+                entry.golden_image().is_some_and(is_it)
+                    || entry.parked.as_ref().is_some_and(is_it)
+                    || coming
+                    || entry.instances.values().any(restoring)
+            });
+            let told = Effect::Discard { appshot: stored.id.clone() };
+            if !used && !self.effects.contains(&told) {
+                self.effects.push(told);
+            }
+        }
+    }
+
+    /// Releases that no app has and that do not run.
+    fn forget_unknown(&mut self, releases: &[ReleaseId]) {
+        for release in releases {
+            let runs = self.strays.values().any(|stray| stray.release == *release);
+            let known = self.entries.values().any(|entry| {
+                let coming = entry.deploying.as_ref().map(|deploying| &deploying.release);
+                entry.release == *release || coming == Some(release) || entry.old.contains(release)
+            });
+            let told = Effect::Forget { release: release.clone() };
+            if !runs && !known && !self.effects.contains(&told) {
+                self.effects.push(told);
+            }
+        }
+    }
+
+    /// One that nobody knew is no more, and perhaps its release goes with it.
+    pub(super) fn stray_ended(&mut self, id: InstanceId) {
+        if let Some(stray) = self.strays.remove(&id) {
+            self.forget_unknown(&[stray.release]);
+        }
     }
 }

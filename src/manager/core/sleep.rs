@@ -49,7 +49,7 @@ impl Core {
                 self.effects.push(Effect::Park { instance: id, appshot, kind: Kind::Parked });
             }
             Then::Stop => {
-                instance.go(State::Stopping, now);
+                instance.go(State::Stopping { again: None }, now);
                 self.effects.push(Effect::Stop { instance: id });
             }
         }
@@ -158,15 +158,15 @@ impl Core {
     /// An instance is no more.
     pub(super) fn ended(&mut self, id: InstanceId, now: Instant) {
         let Some((app, entry)) = self.find(id) else {
-            return;
+            return self.stray_ended(id);
         };
         let Some(instance) = entry.instances.get(&id).cloned() else {
             return;
         };
         let past = entry.is_past(&instance);
-        let stopped = instance.state == State::Stopping;
+        let stopped = matches!(instance.state, State::Stopping { .. });
         self.forget_instance(id, stopped.then_some(Then::Stop));
-        let crashed = instance.state != State::Stopping;
+        let crashed = !stopped;
         if crashed {
             self.note(Note::Crashed { app: app.clone(), instance: id });
         }
@@ -179,12 +179,6 @@ impl Core {
             // Not the live release: nobody misses it.
             _ if past => {}
             State::Running { .. } | State::Draining { .. } | State::Parking { .. } => {
-                if instance.app.sleep.state == Keep::Keep {
-                    self.note(Note::StateLost { app: app.clone(), reason: reason() });
-                    if let Some(entry) = self.entries.get_mut(&app) {
-                        entry.lost_pending = true;
-                    }
-                }
                 let error = Error::NotSlept { app: app.clone(), reason: reason() };
                 self.fail_sleepers(&app, &error);
                 // One that dies right after it came up is not tried again at once.
@@ -193,10 +187,22 @@ impl Core {
                 } else if let Some(entry) = self.entries.get_mut(&app) {
                     entry.failures = 0;
                 }
+                if instance.app.sleep.state == Keep::Keep {
+                    self.state_lost(&app, reason(), now);
+                }
             }
-            State::Stopping => {}
+            State::Stopping { .. } => {}
         }
         self.after_end(&app, now);
+    }
+
+    /// Its processes do not end: asked again, for as long as it takes.
+    pub(super) fn not_stopped(&mut self, id: InstanceId, now: Instant) {
+        if self.instance(id).is_some_and(|(_, i)| matches!(i.state, State::Stopping { .. })) {
+            self.go(id, State::Stopping { again: Some(now + STOP_AGAIN) }, now);
+        } else if let Some(stray) = self.strays.get_mut(&id) {
+            stray.again = Some(now + STOP_AGAIN);
+        }
     }
 
     pub(super) fn sleep(&mut self, app: &AppName, token: Token, now: Instant) {
@@ -247,6 +253,7 @@ impl Core {
         };
         if entry.sleeping.as_ref().is_some_and(|sleeping| sleeping.remaining.is_empty()) {
             if let Some(done) = entry.sleeping.take() {
+                entry.put_to_sleep = entry.waiting.is_empty();
                 let millis = millis(now - done.since);
                 let slept = Slept { parked: done.parked, stopped: done.stopped, millis };
                 for token in done.tokens {
@@ -266,8 +273,10 @@ impl Core {
             return;
         };
         let instance = instance.clone();
-        // A release that came back may serve already; state that is kept is in one place.
-        let replaced = instance.app.sleep.state == Keep::Keep && entry.running() > 0;
+        // What keeps its state is ended only where another took its place; its release may be live
+        // again since, but state that is kept is in one place.
+        let keeps = instance.app.sleep.state == Keep::Keep;
+        let replaced = keeps && matches!(instance.state, State::Draining { then: Then::Stop, .. });
         let past = entry.is_past(&instance) || replaced;
         let Some(instance) = entry.instances.get_mut(&id) else {
             return;

@@ -4,18 +4,16 @@ use super::*;
 
 impl Core {
     pub(super) fn began(&mut self, id: InstanceId, result: Result<(), Failed>, now: Instant) {
-        let Some((app, entry)) = self.find(id) else {
+        let Some((app, instance)) = self.coming(id) else {
             return;
         };
-        let Some(instance) = entry.instances.get_mut(&id) else {
-            return;
-        };
-        // An answer that comes after it was given up changes nothing.
-        if !matches!(instance.state, State::Starting | State::Restoring) {
-            return;
-        }
         match result {
             Ok(()) => {
+                if let Some((_, entry)) = self.find(id)
+                    && let Some(instance) = entry.instances.get_mut(&id)
+                {
+                    (instance.begun, instance.reached) = (true, true);
+                }
                 let restored = matches!(instance.origin, Origin::Image(..));
                 let hook = restored && instance.app.snapshot.after_restore.is_some();
                 if restored && !hook {
@@ -28,14 +26,11 @@ impl Core {
             // What became of it comes with the next `Found`.
             Err(Failed::AgentAway) => {}
             // It lives, but cannot be reached.
-            Err(failed) if instance.origin == Origin::Found => {
-                let failing = instance.clone();
-                instance.go(State::Stopping, now);
-                self.effects.push(Effect::Stop { instance: id });
-                self.begin_failed(&app, &failing, failed, now);
+            Err(failed) if instance.begun => {
+                self.stop(id, now);
+                self.begin_failed(&app, &instance, failed, now);
             }
             Err(failed) => {
-                let instance = instance.clone();
                 self.forget_instance(id, None);
                 self.begin_failed(&app, &instance, failed, now);
                 self.after_end(&app, now);
@@ -78,14 +73,24 @@ impl Core {
             Origin::Image(Kind::Golden, _) if matches!(failed, Failed::Busy(_)) => {
                 return self.back_off(app, reason, now);
             }
-            Origin::Image(Kind::Parked, image) => {
-                self.effects.push(Effect::Discard { appshot: image.id.clone() });
+            // The processes ran: the image is used up, and older than their files.
+            Origin::Image(Kind::Parked, _) if instance.begun => {
+                entry.cold_next = true;
                 return self.state_lost(app, reason, now);
+            }
+            Origin::Image(Kind::Parked, image) => {
+                entry.parked_failures += 1;
+                let unusable = matches!(failed, Failed::Unusable(_) | Failed::Unknown(_));
+                entry.parked = Some(image.clone());
+                if unusable || entry.parked_failures >= IMAGE_FAILURES {
+                    entry.cold_next = true;
+                    return self.state_lost(app, reason, now);
+                }
             }
             Origin::Image(Kind::Golden, image) => {
                 entry.golden_failures += 1;
-                let unusable = matches!(failed, Failed::Unusable(_));
-                if unusable || entry.golden_failures >= GOLDEN_FAILURES {
+                let unusable = matches!(failed, Failed::Unusable(_) | Failed::Unknown(_));
+                if unusable || entry.golden_failures >= IMAGE_FAILURES {
                     entry.golden = Golden::Failed(reason);
                     self.effects.push(Effect::Discard { appshot: image.id.clone() });
                 } else {
@@ -100,7 +105,8 @@ impl Core {
         self.settle(app, false, now);
     }
 
-    /// Kept state is gone; the app said what then.
+    /// Kept state is gone, or cannot be had; the app said what then. With `error` an image that
+    /// could not be restored stays, and a wake by hand tries it again.
     pub(super) fn state_lost(&mut self, app: &AppName, reason: String, now: Instant) {
         self.note(Note::StateLost { app: app.clone(), reason: reason.clone() });
         let Some(entry) = self.entries.get_mut(app) else {
@@ -109,7 +115,10 @@ impl Core {
         match entry.app.sleep.on_lost_state {
             OnLostState::Cold => {
                 entry.lost_pending = true;
-                entry.cold_next = true;
+                entry.parked_failures = 0;
+                if let Some(image) = entry.parked.take() {
+                    self.effects.push(Effect::Discard { appshot: image.id });
+                }
                 self.settle(app, false, now);
             }
             OnLostState::Error => {
@@ -156,30 +165,24 @@ impl Core {
     }
 
     pub(super) fn prepared(&mut self, id: InstanceId, result: Result<(), Failed>, now: Instant) {
-        let Some((app, entry)) = self.find(id) else {
+        let Some((app, instance)) = self.coming(id) else {
             return;
         };
-        let Some(instance) = entry.instances.get_mut(&id) else {
-            return;
-        };
-        if !matches!(instance.state, State::Starting | State::Restoring) {
-            return;
-        }
         match result {
             Ok(()) if instance.for_golden => {
-                if let Some(deploying) = &mut entry.deploying {
+                if let Some((_, entry)) = self.find(id)
+                    && let Some(deploying) = &mut entry.deploying
+                {
                     deploying.cold_start = Some(now - instance.born);
                 }
-                instance.go(State::Parking { kind: Kind::Golden }, now);
+                self.go(id, State::Parking { kind: Kind::Golden }, now);
                 let appshot = AppshotId::golden(&instance.release);
                 self.effects.push(Effect::Park { instance: id, appshot, kind: Kind::Golden });
             }
             Ok(()) => self.serve(id, now),
             Err(failed) => {
-                let failing = instance.clone();
-                instance.go(State::Stopping, now);
-                self.effects.push(Effect::Stop { instance: id });
-                self.begin_failed(&app, &failing, failed, now);
+                self.stop(id, now);
+                self.begin_failed(&app, &instance, failed, now);
             }
         }
     }
@@ -206,7 +209,13 @@ impl Core {
         if woke {
             entry.came_up(restored, took);
         }
+        // Remembered before the first request: from here on there is something to lose.
+        let keeps = instance.app.sleep.state == Keep::Keep;
+        let first = keeps && !std::mem::replace(&mut entry.has_state, true);
         let sleeping = entry.sleeping.is_some();
+        if first {
+            self.effects.push(Effect::Save);
+        }
         self.effects.push(Effect::Open { instance: id });
         if woke {
             self.note(Note::Woken { app: app.clone(), instance: id, restored, took });
@@ -256,9 +265,14 @@ impl Core {
         let Some(entry) = self.entries.get_mut(app) else {
             return self.answer(token, Err(Error::UnknownApp(app.clone())));
         };
+        // A person asks: the image that could not be restored is tried again.
+        if entry.parked.is_some() && entry.lost.take().is_some() {
+            (entry.parked_failures, entry.cold_next) = (0, false);
+        }
         if let Some(error) = entry.refusal(app, now) {
             return self.answer(token, Err(error));
         }
+        entry.put_to_sleep = false;
         let count = count.clamp(1, entry.app.scale.max);
         entry.waking.push(Waking { token, count, since: now });
         self.answer_wakers(app, now);

@@ -2,8 +2,8 @@
 //! is sent, and which releases serve is written down.
 
 use super::{
-    AppName, Command, Error, Event, Message, SHORT, SHUTDOWN_PATIENCE, STOP_PATIENCE_MS, Task,
-    Verb, boot, clock, error, failed, oneshot, warn,
+    AppName, Command, Entry, Error, Event, Message, SHORT, SHUTDOWN_PATIENCE, STOP_PATIENCE_MS,
+    Task, Verb, boot, clock, error, failed, oneshot, warn,
 };
 use crate::model::InstanceId;
 
@@ -65,8 +65,9 @@ impl Task {
     /// the few milliseconds that a durable write needs.
     pub(super) fn save(&self, clean: bool) {
         let apps = self.core.entries().filter(|(_, entry)| entry.deployed).map(|(name, entry)| {
-            let (release, generation) = (entry.release.clone(), entry.generation);
-            (name.clone(), boot::SavedApp { release, generation })
+            let Entry { generation, has_state, .. } = *entry;
+            let release = entry.release.clone();
+            (name.clone(), boot::SavedApp { release, generation, has_state })
         });
         let saved = boot::Saved { clean, apps: apps.collect() };
         if let Err(error) = saved.write(&self.config.deployed) {

@@ -2,18 +2,19 @@
 //! closes instances. Whatever takes time is spawned and comes back as an outcome.
 
 use super::{
-    Arc, Bell, CLOSE_PATIENCE, Duration, Effect, Event, Failed, ImageStatus, InstanceId, Origin,
-    Outcome, OwnedFd, Preparation, Reply, ResourceUse, Running, SHORT, SOCKET_BATCH,
+    Arc, Bell, Bytes, CLOSE_PATIENCE, Duration, Effect, Event, Failed, ImageStatus, InstanceId,
+    LONG, Origin, Outcome, OwnedFd, Preparation, Reply, ResourceUse, Running, SHORT, SOCKET_BATCH,
     STOP_PATIENCE_MS, Slots, Task, Verb, clock, failed, odd, telemetry, warn,
 };
+
+/// What an instance used, if nobody knows.
+const NONE: ResourceUse = ResourceUse { memory: Bytes(0), cpu_micros: 0, pids: 0 };
 
 impl Task {
     pub(super) fn perform(&mut self, effect: Effect) {
         match effect {
             Effect::Start { instance, release, generation } => {
-                let grace = self.core.instance(instance).map(|(_, i)| i.app.health.grace_period);
-                let deadline = SHORT + grace.unwrap_or_default();
-                self.begin(instance, Verb::Start { instance, release, generation }, deadline);
+                self.begin(instance, Verb::Start { instance, release, generation }, SHORT);
             }
             Effect::Restore { instance, appshot, generation } => {
                 let deadline = self.config.restore_timeout + SHORT;
@@ -28,28 +29,25 @@ impl Task {
             }
             Effect::Open { instance } => self.open(instance),
             Effect::Park { instance, appshot, kind } => {
-                let deadline = self.config.dump_timeout + SHORT;
+                let deadline = self.config.dump_timeout * 2 + LONG;
                 let verb = Verb::Park { instance, appshot: appshot.clone(), kind };
                 self.end(instance, verb, deadline, move |reply| match reply {
                     Ok(Reply::Parked { bytes, usage }) => {
                         let image = ImageStatus { id: appshot, bytes };
-                        (usage, Event::Parked { instance, result: Ok(image) })
+                        (usage, Some(Event::Parked { instance, result: Ok(image) }))
                     }
-                    Ok(_) => {
-                        (ResourceUse::default(), Event::Parked { instance, result: Err(odd()) })
-                    }
-                    Err(failed) => {
-                        (ResourceUse::default(), Event::Parked { instance, result: Err(failed) })
-                    }
+                    Ok(_) => (NONE, Some(Event::Parked { instance, result: Err(odd()) })),
+                    Err(failed) => (NONE, Some(Event::Parked { instance, result: Err(failed) })),
                 });
             }
             Effect::Stop { instance } => {
                 let verb = Verb::Stop { instance, patience_ms: STOP_PATIENCE_MS };
-                let deadline = SHORT;
-                self.end(instance, verb, deadline, move |reply| match reply {
-                    Ok(Reply::Stopped { usage }) => (usage, Event::Ended { instance }),
-                    // Gone already, or told by the agent when it is back.
-                    _ => (ResourceUse::default(), Event::Ended { instance }),
+                self.end(instance, verb, LONG, move |reply| match reply {
+                    Ok(Reply::Stopped { usage }) => (usage, Some(Event::Ended { instance })),
+                    // `Found` tells.
+                    Err(Failed::AgentAway) => (NONE, None),
+                    Err(Failed::Unknown(_)) => (NONE, Some(Event::Ended { instance })),
+                    _ => (NONE, Some(Event::NotStopped { instance })),
                 });
             }
             Effect::Drop { instance } => {
@@ -57,7 +55,7 @@ impl Task {
                 self.running.remove(&instance);
                 self.closing.remove(&instance);
                 self.usage.remove(&instance);
-                self.publish();
+                self.stale = true;
             }
             Effect::Discard { appshot } => {
                 self.tell(Verb::Discard { appshot });
@@ -69,11 +67,13 @@ impl Task {
                 }
             }
             Effect::Answer { token, answer } => {
+                // Who is told that an app is there finds it there.
+                self.stale = true;
                 self.publish();
                 self.answer(token, answer);
             }
             Effect::Save => {
-                self.publish();
+                self.stale = true;
                 self.save(false);
             }
             Effect::Note(note) => self.note(note),
@@ -112,11 +112,11 @@ impl Task {
         instance: InstanceId,
         verb: Verb,
         deadline: Duration,
-        then: impl FnOnce(Result<Reply, Failed>) -> (ResourceUse, Event) + Send + 'static,
+        then: impl FnOnce(Result<Reply, Failed>) -> (ResourceUse, Option<Event>) + Send + 'static,
     ) {
         let (agent, outcome) = (self.agent.clone(), self.outcome.clone());
         let endpoint = self.endpoints.get(&instance).cloned();
-        self.publish();
+        self.stale = true;
         tokio::spawn(async move {
             if let Some(endpoint) = endpoint {
                 endpoint.close();
@@ -134,14 +134,15 @@ impl Task {
         });
     }
 
-    /// Asks the agent for something whose outcome changes nothing here.
+    /// Asks the agent for something whose outcome changes nothing here. What is lost while it is
+    /// away is seen by the next `Found`.
     pub(super) fn tell(&self, verb: Verb) {
         let Some(agent) = self.agent.clone() else {
             return;
         };
         tokio::spawn(async move {
             let what = format!("{verb:?}");
-            if let Err(error) = agent.ask(verb, &[], SHORT).await {
+            if let Err(error) = agent.ask(verb, &[], LONG).await {
                 warn!(what, error = %telemetry::chain(&error), "the agent did not do it");
             }
         });
@@ -174,7 +175,8 @@ impl Task {
         if let Some(running) = self.running.get(&instance) {
             endpoint.reopen();
             running.slots.reopen();
-            return self.publish();
+            self.stale = true;
+            return;
         }
         let Some((name, known)) = self.core.instance(instance) else {
             return;
@@ -197,7 +199,7 @@ impl Task {
             bell,
         };
         self.running.insert(instance, Arc::new(running));
-        self.publish();
+        self.stale = true;
     }
 
     /// Lets no request in; true if none is left.
@@ -209,7 +211,7 @@ impl Task {
         if !drained {
             self.closing.insert(instance);
         }
-        self.publish();
+        self.stale = true;
         drained
     }
 }

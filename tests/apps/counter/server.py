@@ -1,6 +1,7 @@
 """A counter that is kept in memory and on disk, and endpoints that tests need.
 
-GET  /               steps both counters together; {"count", "disk", "pid", "generation", "restored"}
+GET  /               steps both counters together; {"count", "disk", "pid", "generation", "restored"};
+                     ?ms=50 answers after a wait
 GET  /check          200 when memory and disk agree, 500 when they differ
 GET  /health         "ok"
 GET  /who            who this is: env WHO and the host name
@@ -81,6 +82,7 @@ class Handler(BaseHTTPRequestHandler):
             self.drain_body()
             if url.path == "/":
                 memory, disk = step()
+                time.sleep(self.number("ms", 0, MAX_WAIT_MS) / 1000)
                 now = generation()
                 self.json(200, {
                     "count": memory,
