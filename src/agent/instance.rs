@@ -2,12 +2,14 @@
 //! disk by which an agent that was restarted finds them again.
 
 use std::{
+    collections::HashSet,
+    ffi::OsStr,
     fs, io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{
-        Mutex,
-        atomic::{AtomicBool, Ordering},
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -17,10 +19,13 @@ use serde::{Deserialize, Serialize};
 use super::sandbox::Sandbox;
 use crate::{
     model::{InstanceId, ReleaseId, ResourceUse},
-    os::process,
+    os::{process, tree},
 };
 
 const RECORD: &str = "record.json";
+
+/// How the name of a layer begins that is to be removed.
+const TRASH: &str = ".trash-";
 
 /// What is written about an instance when it is made and once more when it runs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -137,13 +142,15 @@ impl Instance {
 #[derive(Debug, Clone)]
 pub struct Layers {
     root: PathBuf,
+    /// Layers thrown away so far.
+    thrown: Arc<AtomicU64>,
 }
 
 impl Layers {
     /// Opens or makes the directory.
     pub fn open(root: PathBuf) -> io::Result<Self> {
         fs::create_dir_all(&root)?;
-        Ok(Self { root })
+        Ok(Self { root, thrown: Arc::default() })
     }
 
     /// Where a layer is.
@@ -171,14 +178,80 @@ impl Layers {
         fs::write(directory.join("generation"), format!("{generation}\n"))
     }
 
-    /// Removes every layer that is not in `keep`.
-    pub fn sweep(&self, keep: &std::collections::HashSet<String>) -> io::Result<()> {
+    /// Throws every layer away that is not in `keep`: a new name for each, so that this is quick
+    /// whatever the layer holds. Goes on after an error and returns the first.
+    pub fn sweep(&self, keep: &HashSet<String>) -> io::Result<()> {
+        let mut swept = Ok(());
         for entry in fs::read_dir(&self.root)? {
-            let entry = entry?;
-            if !keep.contains(entry.file_name().to_string_lossy().as_ref()) {
-                fs::remove_dir_all(entry.path())?;
+            let name = entry?.file_name();
+            if !is_trash(&name) && !keep.contains(name.to_string_lossy().as_ref()) {
+                swept = swept.and(self.throw_away(&self.root.join(name)));
             }
         }
-        Ok(())
+        swept
+    }
+
+    fn throw_away(&self, layer: &Path) -> io::Result<()> {
+        loop {
+            let number = self.thrown.fetch_add(1, Ordering::Relaxed);
+            let trash = self.root.join(format!("{TRASH}{number}"));
+            match fs::rename(layer, &trash) {
+                // The name of one that an earlier agent left.
+                Err(_) if fs::symlink_metadata(&trash).is_ok() => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// Removes what was thrown away. Goes on after an error and returns the first.
+    pub fn empty_trash(&self) -> io::Result<()> {
+        let mut emptied = Ok(());
+        for entry in fs::read_dir(&self.root)? {
+            let entry = entry?;
+            if is_trash(&entry.file_name()) {
+                emptied = emptied.and(tree::remove(&entry.path()));
+            }
+        }
+        emptied
+    }
+}
+
+fn is_trash(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(TRASH.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(root: &Path) -> Vec<String> {
+        let entries = fs::read_dir(root).unwrap().flatten();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn layers_that_nobody_needs_become_trash_and_the_trash_is_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().join("layers");
+        // Left by an earlier agent, under the first name that this one would give.
+        fs::create_dir_all(root.join(".trash-0/upper/x")).unwrap();
+        let layers = Layers::open(root.clone()).unwrap();
+        for name in ["1", "2", "3"] {
+            layers.make(name).unwrap();
+            layers.write_generation(name, 7).unwrap();
+        }
+        layers.sweep(&HashSet::from(["2".to_string()])).unwrap();
+        assert_eq!(names(&root), [".trash-0", ".trash-1", ".trash-2", "2"]);
+        layers.sweep(&HashSet::from(["2".to_string()])).unwrap();
+        assert_eq!(names(&root).len(), 4, "trash is not thrown away twice");
+        layers.clone().empty_trash().unwrap();
+        assert_eq!(names(&root), ["2"]);
+        assert!(layers.upper("2").join("run/edgepoint/generation").exists());
+        layers.empty_trash().unwrap();
+        layers.sweep(&HashSet::new()).unwrap();
+        assert_eq!(names(&root), [".trash-3"]);
     }
 }

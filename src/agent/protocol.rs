@@ -279,7 +279,7 @@ pub enum FailureKind {
     Unknown,
     /// The peer may not ask this.
     Forbidden,
-    /// Too many requests at once, or too many instances.
+    /// There is no room or no way now; trying again will help.
     Busy,
     /// The image is damaged or does not fit this host; trying again will not help.
     Unusable,

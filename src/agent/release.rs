@@ -7,8 +7,8 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    io::{self, Read, Write},
-    os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown, symlink},
+    io::{self, Write},
+    os::unix::fs::{PermissionsExt, chown, symlink},
     path::{Path, PathBuf},
     time::{Duration, UNIX_EPOCH},
 };
@@ -16,15 +16,18 @@ use std::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use self::copy::Copy;
 use super::stage::INIT;
 use crate::{
     appshot, clock,
     model::{App, AppName, ReleaseId},
+    os::tree,
 };
 
-/// Bounds of one release, so that a wrong directory (a home, a disk) is refused early.
-const MAX_FILES: usize = 100_000;
-const MAX_BYTES: u64 = 4 << 30;
+mod copy;
+
+/// Written last and removed first: a release without it does not exist.
+const DESCRIPTION: &str = "release.json";
 
 /// One release.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -65,11 +68,11 @@ impl Releases {
         let mut found = Vec::new();
         for entry in fs::read_dir(self.root.join("releases"))? {
             let directory = entry?.path();
-            let text = fs::read_to_string(directory.join("release.json"));
+            let text = fs::read_to_string(directory.join(DESCRIPTION));
             match text.and_then(|text| serde_json::from_str(&text).map_err(io::Error::other)) {
                 Ok(release) => found.push(release),
                 // Without its description it was never finished.
-                Err(_) => fs::remove_dir_all(&directory)?,
+                Err(_) => tree::remove(&directory)?,
             }
         }
         Ok(found)
@@ -77,22 +80,26 @@ impl Releases {
 
     /// Makes a release of `app` with the files of `source`.
     pub fn register(&self, app: App, source: &File) -> io::Result<Release> {
-        use std::os::fd::AsRawFd;
         let _turn = self.turn.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let uid = self.uid_of(&app.name)?;
-        let directory = self.root.join("releases");
-        let temporary = directory.join(format!(".tmp-{}", app.name));
-        let _ = fs::remove_dir_all(&temporary);
+        let temporary = self.root.join("releases").join(format!(".tmp-{}", app.name));
+        tree::remove(&temporary)?;
+        let made = self.make(app, uid, source, &temporary);
+        // It has its name by now, or is of no use.
+        let _ = tree::remove(&temporary);
+        made
+    }
+
+    fn make(&self, app: App, uid: u32, source: &File, temporary: &Path) -> io::Result<Release> {
         let root = temporary.join("root");
         for part in ["app", "data", "etc"] {
             fs::create_dir_all(root.join(part))?;
         }
-        let mut copy = Copy { uid, files: 0, bytes: 0, hash: Sha256::new() };
-        copy.hash.update(serde_json::to_vec(&app)?);
-        copy.hash.update(&self.base);
-        copy.hash.update(uid.to_le_bytes());
-        let source = PathBuf::from(format!("/proc/self/fd/{}", source.as_raw_fd()));
-        copy.tree(&source, &root.join("app"))?;
+        let mut hash = Sha256::new();
+        hash.update(serde_json::to_vec(&app)?);
+        hash.update(&self.base);
+        hash.update(uid.to_le_bytes());
+        let hash = Copy::new(uid, hash).run(source, &root.join("app"))?;
         chown(root.join("data"), Some(uid), Some(uid))?;
         fs::set_permissions(root.join("data"), fs::Permissions::from_mode(0o700))?;
         let users =
@@ -100,27 +107,30 @@ impl Releases {
         fs::write(root.join("etc/passwd"), users)?;
         fs::write(root.join("etc/group"), format!("root:x:0:\napp:x:{uid}:\n"))?;
         let digest: String =
-            copy.hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+            hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
         let id = ReleaseId::new(&digest).map_err(io::Error::other)?;
         let release = Release { id, app, uid, base: self.base.clone() };
+        let directory = self.root.join("releases");
         let home = directory.join(release.id.as_str());
-        if home.exists() {
-            fs::remove_dir_all(&temporary)?;
-            File::open(home.join("release.json"))?.set_modified(UNIX_EPOCH + clock::wall())?;
+        let description = home.join(DESCRIPTION);
+        if description.exists() {
+            File::open(description)?.set_modified(UNIX_EPOCH + clock::wall())?;
             return Ok(release);
         }
+        // What a removal that was interrupted has left.
+        tree::remove(&home)?;
         appshot::sync_layer(&root)?;
-        let mut file = File::create(temporary.join("release.json"))?;
+        let mut file = File::create(temporary.join(DESCRIPTION))?;
         file.write_all(&serde_json::to_vec_pretty(&release)?)?;
         file.sync_all()?;
-        fs::rename(&temporary, &home)?;
+        fs::rename(temporary, &home)?;
         File::open(&directory)?.sync_all()?;
         Ok(release)
     }
 
     /// How long ago a release was registered.
     pub fn age(&self, id: &ReleaseId) -> Duration {
-        let file = self.root.join("releases").join(id.as_str()).join("release.json");
+        let file = self.root.join("releases").join(id.as_str()).join(DESCRIPTION);
         let made = fs::metadata(file).and_then(|meta| meta.modified()).ok();
         let made = made.and_then(|made| made.duration_since(UNIX_EPOCH).ok());
         clock::wall().saturating_sub(made.unwrap_or_default())
@@ -128,10 +138,12 @@ impl Releases {
 
     /// Removes a release's files.
     pub fn remove(&self, id: &ReleaseId) -> io::Result<()> {
-        match fs::remove_dir_all(self.root.join("releases").join(id.as_str())) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other,
+        let home = self.root.join("releases").join(id.as_str());
+        match fs::remove_file(home.join(DESCRIPTION)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
         }
+        tree::remove(&home)
     }
 
     /// Its read-only layers, top first.
@@ -160,72 +172,6 @@ impl Releases {
         File::open(&temporary)?.sync_all()?;
         fs::rename(temporary, path)?;
         Ok(uid)
-    }
-}
-
-/// Copies a tree and takes its digest.
-struct Copy {
-    uid: u32,
-    files: usize,
-    bytes: u64,
-    hash: Sha256,
-}
-
-impl Copy {
-    fn tree(&mut self, from: &Path, to: &Path) -> io::Result<()> {
-        chown(to, Some(self.uid), Some(self.uid))?;
-        let mut entries: Vec<_> = fs::read_dir(from)?.collect::<io::Result<_>>()?;
-        entries.sort_by_key(fs::DirEntry::file_name);
-        for entry in entries {
-            self.files += 1;
-            if self.files > MAX_FILES {
-                return Err(io::Error::other(format!("more than {MAX_FILES} files")));
-            }
-            let (source, target) = (entry.path(), to.join(entry.file_name()));
-            let meta = fs::symlink_metadata(&source)?;
-            self.hash.update(entry.file_name().as_encoded_bytes());
-            self.hash.update([0]);
-            self.hash.update(meta.mode().to_le_bytes());
-            if meta.is_symlink() {
-                let link = fs::read_link(&source)?;
-                self.hash.update(link.as_os_str().as_encoded_bytes());
-                symlink(link, &target)?;
-                lchown(&target, Some(self.uid), Some(self.uid))?;
-            } else if meta.is_dir() {
-                fs::create_dir(&target)?;
-                self.tree(&source, &target)?;
-                // The end of a directory, so that `a/` and `b` beside it differ from `a/b`.
-                self.hash.update([b'/', 0]);
-                fs::set_permissions(&target, fs::Permissions::from_mode(meta.mode() & 0o777))?;
-            } else if meta.is_file() {
-                self.file(&source, &target, meta.mode())?;
-            } else {
-                let what = source.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                return Err(io::Error::other(format!("{what} is no file, directory or link")));
-            }
-        }
-        Ok(())
-    }
-
-    fn file(&mut self, source: &Path, target: &Path, mode: u32) -> io::Result<()> {
-        let (mut from, mut to) = (File::open(source)?, File::create(target)?);
-        self.hash.update(from.metadata()?.len().to_le_bytes());
-        let mut buffer = vec![0; 128 << 10];
-        loop {
-            let count = from.read(&mut buffer)?;
-            let Some(part) = buffer.get(..count).filter(|part| !part.is_empty()) else {
-                break;
-            };
-            self.bytes += part.len() as u64;
-            if self.bytes > MAX_BYTES {
-                return Err(io::Error::other(format!("more than {MAX_BYTES} bytes")));
-            }
-            self.hash.update(part);
-            to.write_all(part)?;
-        }
-        // No set-uid bits: the tree is mounted without them anyway.
-        to.set_permissions(fs::Permissions::from_mode(mode & 0o777))?;
-        chown(target, Some(self.uid), Some(self.uid))
     }
 }
 

@@ -28,9 +28,9 @@ use super::{
     stage::AppStage,
 };
 use crate::{
-    appshot::{Kind, Manifest},
+    appshot::{self, Kind, Manifest},
     model::{AppshotId, InstanceId, ReleaseId},
-    os::ns,
+    os::{ns, tree},
 };
 
 /// Numbers under which a worker holds what `sandbox::Maker::restorer` gave it.
@@ -142,11 +142,11 @@ pub fn restore(
 ) -> Result<Vec<OwnedFd>, Failure> {
     let manifest = agent.appshot(appshot)?;
     let release = agent.release(&manifest.release)?;
-    let unusable = |error: &dyn std::error::Error| Failure::new(FailureKind::Unusable, error);
-    manifest.fits(&agent.host).map_err(|error| unusable(&error))?;
-    let images = agent.store.images(&manifest).map_err(|error| unusable(&error))?;
+    let fits = manifest.fits(&agent.host);
+    fits.map_err(|error| Failure::new(FailureKind::Unusable, &error))?;
+    let images = agent.store.images(&manifest).map_err(|error| of_image(&error))?;
     if !agent.table().verified.contains(appshot) {
-        agent.store.verify(&manifest).map_err(|error| unusable(&error))?;
+        agent.store.verify(&manifest).map_err(|error| of_image(&error))?;
         agent.table().verified.insert(appshot.clone());
     }
     let layers = match manifest.kind {
@@ -156,7 +156,7 @@ pub fn restore(
     };
     let record = begin(agent, id, &release.id, generation, layers)?;
     let done = || -> Result<Vec<OwnedFd>, Failure> {
-        let (sandbox, worker) = agent.pool.take(agent).map_err(internal)?;
+        let (sandbox, worker) = agent.pool.take(agent).map_err(no_way_now("make a sandbox"))?;
         let started = warm(agent, &sandbox, &worker, &release, &manifest, &images.into(), &record);
         drop(worker);
         finish(agent, sandbox, record.clone(), started)
@@ -213,17 +213,36 @@ fn lower(agent: &Agent, release: &Release, record: &Record) -> Vec<PathBuf> {
     own.chain(agent.releases.layers(release)).collect()
 }
 
+/// Until CRIU is asked nothing is wrong with an image, and nothing has happened to it: whatever the
+/// host refuses, it is kept and tried again.
+fn no_way_now(act: &'static str) -> impl Fn(io::Error) -> Failure {
+    move |error| failure(FailureKind::Busy, format!("cannot {act}: {error}"))
+}
+
+/// An image that cannot be had: it is damaged, or the host has no room to open it.
+fn of_image(error: &appshot::Error) -> Failure {
+    use nix::errno::Errno;
+    const NO_ROOM: [Errno; 3] = [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM];
+    let code = match error {
+        appshot::Error::File { source, .. } => source.raw_os_error(),
+        _ => None,
+    };
+    let no_room = code.is_some_and(|code| NO_ROOM.contains(&Errno::from_raw(code)));
+    let kind = if no_room { FailureKind::Busy } else { FailureKind::Unusable };
+    Failure::new(kind, error)
+}
+
 fn prepare(
     agent: &Agent,
     sandbox: &Sandbox,
     release: &Release,
     record: &Record,
-) -> Result<super::stage::Root, Failure> {
+) -> io::Result<super::stage::Root> {
     let own = record.layers.first().map(String::as_str).unwrap_or_default();
-    agent.layers.write_generation(own, record.generation).map_err(internal)?;
-    sandbox.group.limit(&release.app.limits).map_err(internal)?;
-    sandbox.give_streams(release.uid).map_err(internal)?;
-    record.write(&sandbox.directory).map_err(internal)?;
+    agent.layers.write_generation(own, record.generation)?;
+    sandbox.group.limit(&release.app.limits)?;
+    sandbox.give_streams(release.uid)?;
+    record.write(&sandbox.directory)?;
     Ok(sandbox.root(lower(agent, release, record), &agent.layers.path(own)))
 }
 
@@ -233,7 +252,7 @@ fn cold(
     release: &Release,
     record: &Record,
 ) -> Result<i32, Failure> {
-    let root = prepare(agent, sandbox, release, record)?;
+    let root = prepare(agent, sandbox, release, record).map_err(internal)?;
     let app = &release.app;
     let mut env = vec![
         ("PATH".into(), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into()),
@@ -267,11 +286,14 @@ fn warm(
     record: &Record,
 ) -> Result<i32, Failure> {
     let own = record.layers.first().map(String::as_str).unwrap_or_default();
-    agent.layers.make(own).map_err(internal)?;
-    let root = prepare(agent, sandbox, release, record)?;
-    let mounts = File::open(format!("/proc/{}/ns/mnt", worker.pid())).map_err(internal)?;
-    ns::in_mounts(&mounts, || root.mount()).map_err(internal)?;
-    let work: OwnedFd = File::open(&sandbox.directory).map_err(internal)?.into();
+    agent.layers.make(own).map_err(no_way_now("make its layer"))?;
+    let prepared = prepare(agent, sandbox, release, record);
+    let root = prepared.map_err(no_way_now("prepare its sandbox"))?;
+    let mounts = File::open(format!("/proc/{}/ns/mnt", worker.pid()));
+    let mounts = mounts.map_err(no_way_now("find the CRIU worker of its sandbox"))?;
+    ns::in_mounts(&mounts, || root.mount()).map_err(no_way_now("mount its root"))?;
+    let work = File::open(&sandbox.directory).map_err(no_way_now("open its sandbox"))?;
+    let work: OwnedFd = work.into();
     let [stdout, stderr] = STREAM_FDS;
     let job = Restore {
         images,
@@ -314,7 +336,7 @@ fn finish(
                 // It ended at once; what it left is cleared by its name.
                 let group = agent.maker.hierarchy.existing(&name);
                 let _ = group.kill(std::time::Duration::from_secs(5)).and_then(|()| group.remove());
-                let _ = fs::remove_dir_all(agent.maker.directory.join(&name));
+                let _ = tree::remove(&agent.maker.directory.join(&name));
                 internal(error)
             })?;
             agent.enter(instance).map_err(internal)?;

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::os::{
     cgroup::{Group, Hierarchy},
-    ns, process, seqpacket,
+    ns, process, seqpacket, tree,
 };
 
 /// How long the processes of a sandbox may take to vanish once killed.
@@ -245,10 +245,7 @@ impl Sandbox {
     pub fn remove(&self) -> io::Result<()> {
         self.group.kill(KILL_PATIENCE)?;
         self.group.remove()?;
-        match fs::remove_dir_all(&self.directory) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other,
-        }
+        tree::remove(&self.directory)
     }
 }
 

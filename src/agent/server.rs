@@ -38,6 +38,9 @@ const MAX_BUSY: usize = 128;
 /// After an accept that failed, for want of descriptors mostly.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// Between two looks at whether a manager is connected.
+const MANAGER_PAUSE: Duration = Duration::from_millis(5);
+
 /// Settings, given on the command line by the supervisor.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -109,14 +112,19 @@ pub struct Agent {
     table: Mutex<Table>,
     watch: process::Watch,
     managers: Mutex<Vec<Arc<Conversation>>>,
+    /// Managers are refused from now on.
+    ending: AtomicBool,
     busy: AtomicUsize,
+    /// Requests to empty the trash; while there are any, one thread works on them.
+    trash: Arc<AtomicUsize>,
+    /// Held for life.
+    _lock: Lock,
 }
 
 impl Agent {
     /// Opens the directories, finds what runs, clears away what does not.
-    pub fn open(config: Config, init: &Path) -> io::Result<Self> {
+    pub fn open(config: Config, init: &Path, lock: Lock) -> io::Result<Self> {
         let state = &config.state;
-        fs::create_dir_all(state)?;
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_string();
         let (sandboxes, cache) = (state.join("sandboxes"), state.join("criu").join(&boot));
         fs::create_dir_all(&sandboxes)?;
@@ -126,7 +134,11 @@ impl Agent {
             criu: config.criu.clone(),
             kernel_cache: cache,
         };
-        let criu = maker.prepare().inspect_err(|_| maker.hierarchy.remove())?;
+        let criu = maker.prepare().map_err(|error| {
+            maker.hierarchy.remove();
+            let prefix = maker.criu.display();
+            io::Error::other(format!("CRIU in {prefix} ([agent] criu) does not run: {error}"))
+        })?;
         let agent = Self {
             releases: Releases::open(state, init, config.first_uid)?,
             store: appshot::Store::open(&state.join("appshots")).map_err(io::Error::other)?,
@@ -136,7 +148,10 @@ impl Agent {
             table: Mutex::default(),
             watch: process::Watch::new()?,
             managers: Mutex::default(),
+            ending: AtomicBool::new(false),
             busy: AtomicUsize::new(0),
+            trash: Arc::default(),
+            _lock: lock,
             maker,
             config,
         };
@@ -220,16 +235,43 @@ impl Agent {
         usage
     }
 
-    /// Removes layers that nothing refers to any more.
+    /// Throws layers away that nothing refers to any more. They are removed soon.
     pub fn sweep_layers(&self) {
-        let table = self.table();
-        let of_instances = table.instances.values().flat_map(|i| &i.record.layers);
-        let of_appshots = table.appshots.values().flat_map(|manifest| &manifest.layers);
-        let of_pending = table.pending.iter().flat_map(|(_, layers)| layers);
-        let keep = of_instances.chain(of_appshots).chain(of_pending).cloned().collect();
-        // Under the lock: a layer made meanwhile would be in no list yet.
-        if let Err(error) = self.layers.sweep(&keep) {
-            eprintln!("edgepoint-agent: cannot remove a layer: {error}");
+        {
+            let table = self.table();
+            let of_instances = table.instances.values().flat_map(|i| &i.record.layers);
+            let of_appshots = table.appshots.values().flat_map(|manifest| &manifest.layers);
+            let of_pending = table.pending.iter().flat_map(|(_, layers)| layers);
+            let keep = of_instances.chain(of_appshots).chain(of_pending).cloned().collect();
+            // Under the lock: a layer made meanwhile would be in no list yet.
+            if let Err(error) = self.layers.sweep(&keep) {
+                eprintln!("edgepoint-agent: cannot throw a layer away: {error}");
+            }
+        }
+        self.empty_trash();
+    }
+
+    /// Removes what was thrown away, on a thread of its own: a tenant may have made very much.
+    fn empty_trash(&self) {
+        if self.trash.fetch_add(1, Ordering::AcqRel) > 0 {
+            // The thread that works on it looks again.
+            return;
+        }
+        let (layers, trash) = (self.layers.clone(), self.trash.clone());
+        let worker = thread::Builder::new().spawn(move || {
+            loop {
+                let seen = trash.load(Ordering::Acquire);
+                if let Err(error) = layers.empty_trash() {
+                    eprintln!("edgepoint-agent: cannot remove a layer: {error}");
+                }
+                if trash.compare_exchange(seen, 0, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+                    return;
+                }
+            }
+        });
+        if let Err(error) = worker {
+            self.trash.store(0, Ordering::Release);
+            eprintln!("edgepoint-agent: cannot remove layers now: {error}");
         }
     }
 
@@ -283,17 +325,22 @@ impl Agent {
         }
     }
 
+    /// The manager, if one is there, and earlier ones of whose requests some go on.
     fn managers(&self) -> MutexGuard<'_, Vec<Arc<Conversation>>> {
-        self.managers.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut managers = self.managers.lock().unwrap_or_else(PoisonError::into_inner);
+        managers.retain(|manager| {
+            manager.open.load(Ordering::Acquire) || manager.working.load(Ordering::Acquire) > 0
+        });
+        managers
     }
 
     /// Makes the peer the manager, once all that an earlier one asked for is done: what it is told
     /// afterwards is not overtaken.
     fn manage(&self, conversation: &Arc<Conversation>) -> Result<(), Failure> {
         let mut managers = self.managers();
-        managers.retain(|manager| {
-            manager.open.load(Ordering::Acquire) || manager.working.load(Ordering::Acquire) > 0
-        });
+        if self.ending.load(Ordering::Acquire) {
+            return Err(failure(FailureKind::Busy, "the agent is ending"));
+        }
         if !managers.is_empty() {
             let text = "another manager is connected, or what it asked for goes on";
             return Err(failure(FailureKind::Busy, text));
@@ -342,6 +389,15 @@ impl Agent {
         }
     }
 
+    /// Refuses new managers from now on, and returns when none is connected any more and nothing
+    /// that one asked for goes on: it may be putting its apps to sleep.
+    pub fn see_managers_off(&self) {
+        self.ending.store(true, Ordering::Release);
+        while !self.managers().is_empty() {
+            thread::sleep(MANAGER_PAUSE);
+        }
+    }
+
     /// Ends whatever of the host is ours and not an instance: for an orderly stop.
     pub fn close(&self) {
         self.pool.drain();
@@ -378,4 +434,7 @@ pub fn internal(error: io::Error) -> Failure {
 }
 
 mod answer;
+mod lock;
 mod recover;
+
+pub use lock::Lock;

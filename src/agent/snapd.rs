@@ -17,7 +17,7 @@ use crate::{
     appshot::{self, FORMAT, Kind, Manifest},
     clock,
     model::{AppshotId, Bytes, InstanceId, ResourceUse},
-    os::process,
+    os::{process, tree},
 };
 
 /// How long the processes may take to vanish after the commit.
@@ -97,6 +97,11 @@ fn take(
             }
             all
         });
+    // What the app has written goes to disk while it still runs: the commit, for which it stands
+    // still, has to sync only what came since.
+    let layer = agent.layers.upper(instance.layer().unwrap_or_default());
+    let synced = File::open(layer).and_then(|layer| tree::sync_file_system(&layer));
+    synced.map_err(|error| not_taken(&error))?;
     let worker: CriuProcess = agent.maker.dumper(release.uid).map_err(internal)?;
     let job = Dump {
         pid: instance.pid,
@@ -130,7 +135,8 @@ fn take(
                 let _ = agent.store.remove(id);
             }
             let mut failure = Failure::new(FailureKind::NotTaken, &error);
-            if let Some(line) = log.lines().find(|line| line.contains("Error")) {
+            let telling = |line: &&str| line.contains("Error") && !failure.message.contains(*line);
+            if let Some(line) = log.lines().find(telling) {
                 failure.message.push_str(": ");
                 failure.message.push_str(line);
             }

@@ -27,7 +27,7 @@ pub struct Manifest {
     pub generation: u64,
     /// When it was committed, in milliseconds since 1970.
     pub created_ms: u64,
-    /// The machine and tools it needs.
+    /// The machine and tools it was taken with.
     pub host: Host,
     /// File layers over the release's root, top first.
     pub layers: Vec<String>,
@@ -109,18 +109,22 @@ pub enum Mismatch {
 }
 
 impl Manifest {
-    /// Whether it may be restored on `host`.
+    /// Whether it may be restored on `host`. The CPU must be the same: state of its registers has
+    /// another form on another one. Another kernel or CRIU can refuse an image, which is safe. So a
+    /// golden image, which is simply made again, must be of the same ones, and a parked one is
+    /// tried: an update must not throw kept state away.
     pub fn fits(&self, host: &Host) -> Result<(), Mismatch> {
         if self.format != FORMAT {
             return Err(Mismatch::Format { found: self.format });
         }
-        let pairs = [
-            ("kernel", &self.host.kernel, &host.kernel),
-            ("CPU", &self.host.cpu, &host.cpu),
-            ("CRIU", &self.host.criu, &host.criu),
+        let is_golden = self.kind == Kind::Golden;
+        let needs = [
+            ("kernel", is_golden, &self.host.kernel, &host.kernel),
+            ("CPU", true, &self.host.cpu, &host.cpu),
+            ("CRIU", is_golden, &self.host.criu, &host.criu),
         ];
-        for (what, then, now) in pairs {
-            if then != now {
+        for (what, is_needed, then, now) in needs {
+            if is_needed && then != now {
                 return Err(Mismatch::Host { what, then: then.clone(), now: now.clone() });
             }
         }
@@ -142,8 +146,8 @@ mod tests {
     }
 
     #[test]
-    fn an_image_of_another_kernel_cpu_or_criu_is_refused_by_name() {
-        let manifest = Manifest {
+    fn another_cpu_refuses_every_image_and_another_kernel_or_criu_a_golden_one() {
+        let golden = Manifest {
             format: FORMAT,
             id: AppshotId::new("golden-1").unwrap(),
             kind: Kind::Golden,
@@ -160,17 +164,28 @@ mod tests {
             executables: vec![],
             files: vec![FileEntry { name: "a".into(), size: 7, sha256: String::new() }],
         };
-        assert_eq!(manifest.fits(&host()), Ok(()));
-        assert_eq!(manifest.bytes(), Bytes(12));
-        for (what, other) in [
-            ("kernel", Host { kernel: "6.19".into(), ..host() }),
-            ("CPU", Host { cpu: "y".into(), ..host() }),
-            ("CRIU", Host { criu: "4.3".into(), ..host() }),
+        let parked = Manifest { kind: Kind::Parked, ..golden.clone() };
+        assert_eq!(golden.bytes(), Bytes(12));
+        let kernel = Host { kernel: "6.19".into(), ..host() };
+        let cpu = Host { cpu: "y".into(), ..host() };
+        let criu = Host { criu: "4.3".into(), ..host() };
+        let differs = |manifest: &Manifest, host: &Host| match manifest.fits(host) {
+            Ok(()) => None,
+            Err(Mismatch::Host { what, .. }) => Some(what),
+            Err(error) => panic!("{error}"),
+        };
+        for (host, of_golden, of_parked) in [
+            (host(), None, None),
+            (kernel, Some("kernel"), None),
+            (cpu, Some("CPU"), Some("CPU")),
+            (criu, Some("CRIU"), None),
         ] {
-            let error = manifest.fits(&other).unwrap_err();
-            assert!(matches!(error, Mismatch::Host { what: w, .. } if w == what), "{error}");
+            assert_eq!(differs(&golden, &host), of_golden);
+            assert_eq!(differs(&parked, &host), of_parked);
         }
-        let newer = Manifest { format: FORMAT + 1, ..manifest };
-        assert!(matches!(newer.fits(&host()), Err(Mismatch::Format { .. })));
+        for image in [golden, parked] {
+            let newer = Manifest { format: FORMAT + 1, ..image };
+            assert!(matches!(newer.fits(&host()), Err(Mismatch::Format { .. })));
+        }
     }
 }

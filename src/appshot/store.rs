@@ -13,7 +13,7 @@ use std::{
 use sha2::{Digest, Sha256};
 
 use super::{Executable, FileEntry, Manifest, build_id};
-use crate::model::AppshotId;
+use crate::{model::AppshotId, os::tree};
 
 const MANIFEST: &str = "manifest.json";
 const MANIFEST_MAX_BYTES: u64 = 4 << 20;
@@ -84,7 +84,7 @@ impl Store {
         for entry in fs::read_dir(root).at("list", root)? {
             let entry = entry.at("list", root)?;
             if entry.file_name().to_string_lossy().starts_with(".tmp-") {
-                fs::remove_dir_all(entry.path()).at("remove", &entry.path())?;
+                tree::remove(&entry.path()).at("remove", &entry.path())?;
             }
         }
         Ok(Self { root: root.into() })
@@ -109,9 +109,7 @@ impl Store {
     /// An empty directory for a new image that user `uid` may write.
     pub fn begin(&self, id: &AppshotId, uid: u32) -> Result<PathBuf, Error> {
         let directory = self.temporary(id);
-        if directory.exists() {
-            fs::remove_dir_all(&directory).at("remove", &directory)?;
-        }
+        tree::remove(&directory).at("remove", &directory)?;
         let images = directory.join("img");
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&images).at("make", &images)?;
         std::os::unix::fs::chown(&images, Some(uid), Some(uid)).at("give away", &images)?;
@@ -157,9 +155,7 @@ impl Store {
         file.write_all(&text).and_then(|()| file.sync_all()).at("write", &path)?;
         sync_directory(&directory)?;
         let home = self.root.join(id.as_str());
-        if home.exists() {
-            fs::remove_dir_all(&home).at("replace", &home)?;
-        }
+        tree::remove(&home).at("replace", &home)?;
         fs::rename(&directory, &home).at("name", &home)?;
         sync_directory(&self.root)?;
         Ok(manifest)
@@ -167,16 +163,13 @@ impl Store {
 
     /// Throws an unfinished image away.
     pub fn abandon(&self, id: &AppshotId) {
-        let _ = fs::remove_dir_all(self.temporary(id));
+        let _ = tree::remove(&self.temporary(id));
     }
 
     /// Removes an appshot; one that does not exist is no error.
     pub fn remove(&self, id: &AppshotId) -> Result<(), Error> {
         let home = self.root.join(id.as_str());
-        match fs::remove_dir_all(&home) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other.at("remove", &home),
-        }
+        tree::remove(&home).at("remove", &home)
     }
 
     /// The image's directory, after each of its files was seen to have its size: a pages file cut
@@ -242,22 +235,34 @@ fn digest(mut file: File) -> io::Result<(u64, String)> {
     Ok((size, hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()))
 }
 
-/// Makes every file and directory of a layer durable and counts their bytes.
+/// Makes every file and directory of a layer durable and counts their bytes. An app may stand still
+/// meanwhile: no file is opened, and the disk is waited for once. A layer that is deeper than a path
+/// can be is an error.
 pub fn sync_layer(directory: &Path) -> io::Result<u64> {
+    let told = |act: &'static str| {
+        move |error: io::Error| {
+            let text = format!("cannot {act} {}: {error}", directory.display());
+            io::Error::new(error.kind(), text)
+        }
+    };
+    let synced = File::open(directory).and_then(|directory| tree::sync_file_system(&directory));
+    synced.map_err(told("sync the layer"))?;
+    count_bytes(directory).map_err(told("measure the layer"))
+}
+
+fn count_bytes(directory: &Path) -> io::Result<u64> {
     let mut bytes = 0;
     let mut open = vec![directory.to_path_buf()];
     while let Some(directory) = open.pop() {
         for entry in fs::read_dir(&directory)? {
             let entry = entry?;
-            let meta = entry.metadata()?;
-            if meta.is_dir() {
+            let kind = entry.file_type()?;
+            if kind.is_dir() {
                 open.push(entry.path());
-            } else if meta.is_file() {
-                bytes += meta.len();
-                File::open(entry.path())?.sync_all()?;
+            } else if kind.is_file() {
+                bytes += entry.metadata()?.len();
             }
         }
-        File::open(&directory)?.sync_all()?;
     }
     Ok(bytes)
 }

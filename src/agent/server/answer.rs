@@ -19,8 +19,8 @@ use super::{
     Agent, Conversation, failure, internal, unknown,
 };
 use crate::{
-    model::{AppshotId, InstanceId, ReleaseId},
-    os::{ns, process},
+    model::{AppName, AppshotId, InstanceId, ReleaseId},
+    os::{ns, process, tree},
 };
 
 impl Agent {
@@ -158,15 +158,25 @@ impl Agent {
     }
 
     fn forget(&self, release: &ReleaseId) -> Result<Answer, Failure> {
-        let appshots: Vec<AppshotId> = {
+        let (gone, is_last, appshots) = {
             let mut table = self.table();
             if table.instances.values().any(|i| i.record.release == *release) {
                 return Err(failure(FailureKind::Busy, "instances of the release still run"));
             }
-            table.releases.remove(release);
+            let gone = table.releases.remove(release);
+            let is_of = |app: &AppName| table.releases.values().any(|r| r.app.name == *app);
+            let is_last = gone.as_ref().is_some_and(|gone| !is_of(&gone.app.name));
             let of_it = table.appshots.values().filter(|m| m.release == *release);
-            of_it.map(|manifest| manifest.id.clone()).collect()
+            let appshots: Vec<AppshotId> = of_it.map(|manifest| manifest.id.clone()).collect();
+            (gone, is_last, appshots)
         };
+        if let Some(gone) = gone.filter(|_| is_last) {
+            // Whoever deploys an app of this name later may be somebody else.
+            if let Err(error) = tree::remove(&self.logs_of(&gone.app.name)) {
+                self.table().releases.insert(gone.id.clone(), gone);
+                return Err(internal(error));
+            }
+        }
         for id in appshots {
             self.store.remove(&id).map_err(|error| Failure::new(FailureKind::Internal, &error))?;
             self.table().appshots.remove(&id);
