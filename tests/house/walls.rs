@@ -37,7 +37,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "telemetry",
         ],
     ),
-    ("dispatch", &["model", "manager", "meter", "policy", "config", "clock", "telemetry"]),
+    ("dispatch", &["model", "manager", "meter", "policy", "config", "clock", "telemetry", "os"]),
     (
         "conduit",
         &[

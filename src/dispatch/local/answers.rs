@@ -46,6 +46,12 @@ impl Failure {
         Self::new(400, "E0013", Blame::Client, message)
     }
 
+    /// The head or the body is not what HTTP says it must be.
+    pub fn not_understood() -> Self {
+        let message = "the request cannot be understood";
+        Self::new(400, "E0014", Blame::Client, message)
+    }
+
     /// The instance broke the connection or answered nonsense.
     pub fn upstream() -> Self {
         let message = "the app did not answer properly";

@@ -16,15 +16,15 @@ use std::{
 };
 
 use pingora_core::{
-    apps::ServerApp,
-    protocols::{GetSocketDigest, SocketDigest, Stream, l4::stream::Stream as L4Stream},
+    apps::HttpServerApp,
+    protocols::{GetSocketDigest, SocketDigest, l4::stream::Stream as L4Stream},
     server::configuration::ServerConf,
 };
 use pingora_proxy::HttpProxy;
 use tokio::sync::watch;
 use tracing::{error, warn};
 
-use super::proxy::Proxy;
+use super::{connection, proxy::Proxy};
 use crate::{manager, meter, policy::Policy};
 
 /// After an accept that failed for want of descriptors.
@@ -134,8 +134,7 @@ async fn accept(
                 stream.set_socket_digest(digest);
                 let (app, shutdown) = (app.clone(), shutdown.clone());
                 connections.spawn(async move {
-                    let stream: Stream = Box::new(stream);
-                    app.process_new(stream, &shutdown).await;
+                    connection::serve(&app, Box::new(stream), &shutdown).await;
                     drop(counted);
                 });
             }
@@ -146,6 +145,6 @@ async fn accept(
         }
     }
     drop(listener);
-    app.cleanup().await;
+    app.http_cleanup().await;
     while connections.join_next().await.is_some() {}
 }

@@ -5,17 +5,19 @@
 //! is there to take it.
 
 use std::{
+    any::Any,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
+use http::StatusCode;
 use pingora_core::{Error, ErrorSource, ErrorType, Result, upstreams::peer::HttpPeer};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 
-use super::{answers, answers::Failure, upstream};
+use super::{answers, answers::Failure, connection, framing, target, upstream};
 use crate::{
     clock,
     manager::{self, Lease, Wake},
@@ -72,6 +74,26 @@ struct Owner {
     lost_state: bool,
 }
 
+impl Proxy {
+    /// A slot for a request, or nothing if its client has gone while it waited: its place, or the
+    /// lease that came too late, is free again before anything was sent to the app.
+    async fn lease(
+        &self,
+        session: &Session,
+        app: &AppName,
+    ) -> Option<Result<Lease, manager::Error>> {
+        let lease = tokio::select! {
+            // A client that does not have to wait is not looked at.
+            biased;
+            lease = self.manager.acquire(app) => lease,
+            () = connection::gone(session) => return None,
+        };
+        // Most wakes are shorter than the time between two looks.
+        let waited = lease.as_ref().is_ok_and(|lease| lease.wake != Wake::None);
+        (!waited || !connection::is_gone(session)).then_some(lease)
+    }
+}
+
 #[async_trait]
 impl ProxyHttp for Proxy {
     type CTX = Context;
@@ -93,12 +115,31 @@ impl ProxyHttp for Proxy {
         // Bodies pass as they are: no compression module.
     }
 
+    /// Called for every request, as each session is given its connection's turn.
+    fn on_connection_reuse(
+        &self,
+        session: &mut Session,
+        _: &mut Context,
+        turn: Box<dyn Any + Send + Sync>,
+    ) {
+        if let Some(turn) = turn.downcast_ref::<connection::Turn>() {
+            turn.pass();
+        }
+        connection::limit(session);
+    }
+
     /// Policy. True if it has answered.
     async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
+        if !is_understood(session)? {
+            // Where the next request would begin is as unclear as this one.
+            session.set_keepalive(None);
+            answers::fail(session, &Failure::not_understood()).await?;
+            return Ok(true);
+        }
         let policy = self.policy.load_full();
         let header = session.req_header();
         let host = header.headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
-        let host = host.or_else(|| header.uri.host()).map(str::to_string);
+        let host = host.map(str::to_string);
         let path = header.uri.path().to_string();
         let query = header.uri.query().map(str::to_string);
         let Some(decision) = policy.decide(host.as_deref(), &path, query.as_deref()) else {
@@ -123,13 +164,20 @@ impl ProxyHttp for Proxy {
     }
 
     /// The lease: an instance to send the request to.
-    async fn upstream_peer(&self, _: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+    ) -> Result<Box<HttpPeer>> {
         let Some(app) = &ctx.app else {
             return Error::e_explain(ErrorType::InternalError, "a request without an app");
         };
         ctx.lease = None;
         let asked = clock::now();
-        let lease = self.manager.acquire(app).await;
+        let Some(lease) = self.lease(session, app).await else {
+            ctx.waited += asked.elapsed();
+            return Err(Error::new_down(ErrorType::ConnectionClosed));
+        };
         let lease = lease.map_err(|error| {
             let failure = Failure::manager(&error);
             let status = failure.status;
@@ -206,7 +254,14 @@ impl ProxyHttp for Proxy {
         ctx: &mut Context,
     ) -> FailToProxy {
         let failure = ctx.failure.clone().or_else(|| match (error.esource(), error.etype()) {
-            // The client has gone or sent nonsense; pingora has said so where it could.
+            // The client is there: it is what it sent, or did not, that cannot be passed on.
+            (
+                ErrorSource::Downstream,
+                ErrorType::InvalidHTTPHeader
+                | ErrorType::ReadTimedout
+                | ErrorType::Custom("InvalidChunk" | "InvalidTrailerEnd"),
+            ) => Some(Failure::not_understood()),
+            // The client has gone, or takes nothing.
             (ErrorSource::Downstream, _) => None,
             (_, ErrorType::ReadTimedout | ErrorType::WriteTimedout) => {
                 Some(Failure::upstream_timeout())
@@ -216,11 +271,16 @@ impl ProxyHttp for Proxy {
         let Some(failure) = failure else {
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         };
-        let mut reusable = false;
-        if session.response_written().is_none() {
-            reusable = answers::fail(session, &failure).await.is_ok();
+        // After `100 Continue` an answer is still owed.
+        let begun = |header: &ResponseHeader| {
+            !header.status.is_informational() || header.status == StatusCode::SWITCHING_PROTOCOLS
+        };
+        if !session.response_written().is_some_and(begun) {
+            // pingora closes after an error; the answer is to say so.
+            session.set_keepalive(None);
+            let _ = answers::fail(session, &failure).await;
         }
-        FailToProxy { error_code: failure.status, can_reuse_downstream: reusable }
+        FailToProxy { error_code: failure.status, can_reuse_downstream: false }
     }
 
     fn suppress_error_log(&self, _: &Session, _: &Context, _: &Error) -> bool {
@@ -266,4 +326,13 @@ impl ProxyHttp for Proxy {
         // Waits while the ledger is behind; what is lost after that is counted there.
         let _ = self.meter.request(record).await;
     }
+}
+
+/// Whether a head says one thing only, to us and to any app. Brings its target into origin form.
+fn is_understood(session: &mut Session) -> Result<bool> {
+    let headers = &session.req_header().headers;
+    let clear = !framing::is_ambiguous(headers)
+        && !framing::had_both(headers, || session.to_h1_raw())
+        && !framing::drops_protected(headers);
+    Ok(clear && target::settle(session.req_header_mut())?)
 }
