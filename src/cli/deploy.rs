@@ -14,7 +14,10 @@ use std::{
 use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{Context, context, print, units::millis};
+use super::{
+    Context, context, print,
+    units::{millis, plain},
+};
 use crate::{
     agent::{
         client::{Client as Agent, Error},
@@ -57,12 +60,15 @@ pub async fn run(context: &Context, arguments: &Arguments) -> anyhow::Result<()>
 
     progress.doing("looking for the edgepoint");
     let client = context::client(&settings);
-    client.status().await?;
+    let live = client.status().await?;
     progress.doing("copying the files");
     let socket = settings.directories.run.join(AGENT_SOCKET);
     let agent = Agent::connect(&socket).await?;
     let release = register(&agent, app, arguments).await?;
-    progress.done(&format!("release {release} made"))?;
+    // Its name is a digest of its content: the same content is the same release.
+    let same = live.iter().any(|app| app.release == release);
+    let how = if same { "is the same as before" } else { "is ready" };
+    progress.done(&format!("release {release} {how}"))?;
 
     progress.doing("starting it once, taking its appshot");
     let deployed = client.deploy(release).await?;
@@ -102,7 +108,8 @@ fn outcome(deployed: &Deployed) -> Vec<String> {
     match (&deployed.golden, &deployed.golden_error) {
         (Some(golden), _) => lines.push(format!("golden appshot {}", golden.bytes)),
         (None, Some(error)) => {
-            lines.push(format!("no golden appshot, it will always start cold: {error}"));
+            let reason = plain(error);
+            lines.push(format!("no golden appshot, it will always start cold: {reason}"));
         }
         (None, None) => {}
     }

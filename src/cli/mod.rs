@@ -22,10 +22,14 @@ mod wake;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{
+    CommandFactory, Parser, Subcommand,
+    error::{ContextKind, ContextValue},
+};
 
-use crate::report::Report;
+use crate::{conduit::client, report::Report};
 use context::{Context, print};
+use units::once;
 
 /// The exit code of a command that failed.
 const FAILED: u8 = 1;
@@ -77,7 +81,10 @@ struct Invalid;
 
 /// Reads the command line, does what it says, and prints what came of it.
 pub fn main() -> ExitCode {
-    let Cli { context, command } = Cli::parse();
+    let Cli { context, command } = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return unread(error),
+    };
     let result = match command {
         Command::Run(arguments) => run::run(&context, &arguments),
         Command::Serve => run::serve(),
@@ -96,6 +103,45 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => ExitCode::from(tell(&context, &error)),
     }
+}
+
+/// Answers a command line that asks for help, or that is wrong.
+fn unread(mut error: clap::Error) -> ExitCode {
+    hide(&mut error);
+    let json = std::env::args_os().any(|argument| argument == "--json");
+    if json && error.use_stderr() {
+        let context = Context { config: None, json };
+        return ExitCode::from(tell(&context, &Wrong(problem_of(&error)).into()));
+    }
+    let _ = error.print();
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(WRONG))
+}
+
+/// Commands that help does not show are not named by errors either.
+fn hide(error: &mut clap::Error) {
+    let cli = Cli::command();
+    let is_hidden = |name: &str| cli.find_subcommand(name).is_some_and(|c| c.is_hide_set());
+    for kind in [ContextKind::ValidSubcommand, ContextKind::SuggestedSubcommand] {
+        let shown = match error.get(kind) {
+            Some(ContextValue::Strings(names)) => {
+                names.iter().filter(|name| !is_hidden(name)).cloned().collect::<Vec<_>>()
+            }
+            _ => continue,
+        };
+        error.remove(kind);
+        if !shown.is_empty() {
+            error.insert(kind, ContextValue::Strings(shown));
+        }
+    }
+}
+
+/// What is wrong with a command line, in one line and without the usage.
+fn problem_of(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let told = |line: &&str| !line.starts_with("Usage:") && !line.starts_with("For more");
+    let lines: Vec<&str> = text.lines().take_while(told).map(str::trim).collect();
+    let line = lines.join(" ").split_whitespace().collect::<Vec<_>>().join(" ");
+    line.trim_start_matches("error: ").to_owned()
 }
 
 /// Runs a command that waits for sockets.
@@ -129,16 +175,21 @@ fn tell(context: &Context, error: &anyhow::Error) -> u8 {
 
 /// A failure as a program reads it: the edgepoint's own problem, or one with the same members.
 fn failure(error: &anyhow::Error) -> serde_json::Value {
-    use crate::conduit::client::Error;
-    let problem = match error.downcast_ref::<Error>() {
-        Some(Error::Refused(problem)) => serde_json::to_value(problem).ok(),
+    let problem = match error.downcast_ref::<client::Error>() {
+        Some(client::Error::Refused(problem)) => serde_json::to_value(problem).ok(),
         _ => None,
     };
-    problem.unwrap_or_else(|| serde_json::json!({"title": "failed", "detail": words(error)}))
+    let title = if error.is::<Wrong>() { "the command line is wrong" } else { "failed" };
+    problem.unwrap_or_else(|| serde_json::json!({"title": title, "detail": words(error)}))
 }
 
 /// The error and its reasons, each once.
 fn words(error: &anyhow::Error) -> String {
+    if let Some(client::Error::Refused(problem)) = error.downcast_ref() {
+        let mut problem = problem.clone();
+        problem.detail = once(&problem.detail).to_owned();
+        return problem.to_string();
+    }
     let mut text = String::new();
     for reason in error.chain().map(ToString::to_string) {
         if text.is_empty() {
@@ -152,8 +203,6 @@ fn words(error: &anyhow::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
@@ -186,6 +235,46 @@ mod tests {
         assert_eq!(tell(&context, &anyhow::anyhow!("the disk is full")), FAILED);
         assert_eq!(tell(&context, &Told.into()), FAILED);
         assert_eq!(tell(&context, &Invalid.into()), WRONG);
+    }
+
+    /// The problem of a command line.
+    fn wrong(line: &str) -> String {
+        let mut error = Cli::try_parse_from(line.split(' ')).unwrap_err();
+        hide(&mut error);
+        problem_of(&error)
+    }
+
+    #[test]
+    fn a_wrong_command_line_is_one_line_without_the_usage() {
+        for (line, expected) in [
+            (
+                "edgepoint --json deploy",
+                "the following required arguments were not provided: <DIR>",
+            ),
+            (
+                "edgepoint usage --by week",
+                "invalid value 'week' for '--by <PERIOD>' [possible values: hour, day]",
+            ),
+            ("edgepoint status UPPER", "invalid value 'UPPER' for '[APP]': "),
+            ("edgepoint sleeep shop", "unrecognized subcommand 'sleeep' "),
+        ] {
+            let problem = wrong(line);
+            assert!(problem.starts_with(expected), "{line}: {problem:?}");
+            assert!(!problem.contains("Usage") && !problem.contains('\n'), "{problem:?}");
+        }
+        let json = failure(&Wrong("--since".into()).into());
+        assert_eq!(json["title"], "the command line is wrong");
+        assert_eq!(json["detail"], "--since");
+    }
+
+    #[test]
+    fn a_hidden_command_is_in_no_help_and_in_no_error() {
+        for line in ["edgepoint --json", "edgepoint serv", "edgepoint"] {
+            let problem = wrong(line);
+            assert!(!problem.contains("serve,") && !problem.contains("'serve'"), "{problem}");
+        }
+        assert!(wrong("edgepoint --json").contains("[subcommands: run, check, deploy"));
+        assert!(!Cli::command().render_long_help().to_string().contains("serve "));
     }
 
     #[test]

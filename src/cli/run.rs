@@ -1,6 +1,6 @@
 //! `edgepoint run`: the edgepoint itself; and `serve`, the proxy process that it starts.
 
-use std::{net::TcpListener, os::unix::net::UnixListener};
+use std::{io::IsTerminal as _, net::TcpListener, os::unix::net::UnixListener};
 
 use anyhow::Context as _;
 use tracing_subscriber::EnvFilter;
@@ -47,6 +47,8 @@ pub fn serve() -> anyhow::Result<()> {
     process::end_with_parent()?;
     let filter = EnvFilter::try_from_env("EDGEPOINT_LOG")
         .unwrap_or_else(|_| EnvFilter::new("warn,edgepoint=info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours);
+    log.with_writer(std::io::stderr).init();
     Ok(edgepoint::run(loaded, Sockets { http, control, metrics })?)
 }

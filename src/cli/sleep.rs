@@ -5,8 +5,11 @@ use crate::model::AppName;
 
 /// Park an app now; one that does not keep its state ends
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:
-  edgepoint sleep shop")]
+#[command(
+    after_help = "Requests that are open, WebSockets too, have 5 s to end. If one does not, \
+the app runs on and\nthe answer is E0012.\n\nExample:
+  edgepoint sleep shop"
+)]
 pub struct Arguments {
     /// The app
     #[arg(value_name = "APP")]

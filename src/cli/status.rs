@@ -6,19 +6,24 @@ use super::{
         Align::{Left, Right},
         Table,
     },
-    units::{NONE, cpu, millis, or_none},
+    units::{NONE, cpu, millis, or_none, plain},
 };
 use crate::{
-    manager::{AppStatus, ImageStatus},
+    conduit::client::Error,
+    manager::{self, AppStatus, ImageStatus},
     model::{AppName, Bytes},
 };
 
 /// Show all apps, or one app with its instances.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
+#[command(
+    after_help = "An app of which nothing runs is `parked` if an image of it can be restored: \
+its own parked\nimage, or the golden one, with which an app that discards its state always begins. \
+It is\n`cold` if there is none.\n\nExamples:
   edgepoint status
   edgepoint status shop
-  edgepoint status --json | jq '.[] | select(.state == \"failed\")'")]
+  edgepoint status --json | jq '.[] | select(.state == \"failed\")'"
+)]
 pub struct Arguments {
     /// Only this app, with its instances
     #[arg(value_name = "APP")]
@@ -34,7 +39,8 @@ pub async fn run(context: &Context, arguments: &Arguments) -> anyhow::Result<()>
     apps.retain(|app| app.app == *name);
     match apps.first() {
         Some(app) => context.show(app, details),
-        None => anyhow::bail!("there is no app {name}; `edgepoint status` lists all"),
+        // As the edgepoint itself says it of an app that it does not know.
+        None => Err(Error::Refused(manager::Error::UnknownApp(name.clone()).into()).into()),
     }
 }
 
@@ -49,8 +55,8 @@ fn overview(apps: &[AppStatus]) -> String {
         ("instances", Right),
         ("in flight", Right),
         ("memory", Right),
-        ("golden", Right),
-        ("parked", Right),
+        ("golden image", Right),
+        ("parked image", Right),
         ("wakes", Right),
         ("cold start", Right),
         ("restore", Right),
@@ -99,13 +105,13 @@ fn details(app: &AppStatus) -> String {
         ("generation", app.generation.to_string()),
         ("waiting", app.waiting.to_string()),
         ("wakes", app.wakes.to_string()),
-        ("golden", golden),
-        ("parked", named(app.parked.as_ref())),
+        ("golden image", golden),
+        ("parked image", named(app.parked.as_ref())),
         ("cold start", or_none(app.cold_start_ms, millis)),
         ("restore", or_none(app.restore_ms, millis)),
         ("park", or_none(app.park_ms, millis)),
     ] {
-        text.push_str(&format!("{name:<12}{value}\n"));
+        text.push_str(&format!("{name:<14}{value}\n"));
     }
     if app.instances.is_empty() {
         return text;
@@ -141,11 +147,6 @@ fn named(image: Option<&ImageStatus>) -> String {
     or_none(image, |image| format!("{} ({})", image.bytes, image.id))
 }
 
-/// One line without what steers a terminal: reasons may quote an app.
-fn plain(text: &str) -> String {
-    text.replace(char::is_control, " ")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -178,13 +179,13 @@ mod tests {
     fn details_have_the_instances_and_the_reasons() {
         let mut app = app();
         let text = details(&app);
-        assert!(text.contains("golden      9.6 MiB (golden-3f)\n"), "{text}");
+        assert!(text.contains("golden image  9.6 MiB (golden-3f)\n"), "{text}");
         assert!(text.lines().last().unwrap().ends_with("0.412 s"), "{text}");
         app.golden = None;
         app.golden_error = Some("an open\ndevice".into());
         app.detail = Some("will not start".into());
         let text = details(&app);
-        assert!(text.contains("golden      none: an open device\n"), "{text}");
+        assert!(text.contains("golden image  none: an open device\n"), "{text}");
         assert!(text.contains("running (will not start)"), "{text}");
     }
 }

@@ -7,6 +7,33 @@ const GIB_HOUR: u128 = (1 << 30) * 3_600;
 /// Millionths in one.
 const MICRO: u128 = 1_000_000;
 
+/// A reason without its repetition: who passes one on may have put the same words behind it, CRIU's
+/// with a time stamp. `x: y: y` is `x: y`.
+pub fn once(reason: &str) -> &str {
+    for (at, _) in reason.match_indices(": ") {
+        let (said, again) = reason.split_at(at);
+        let again = without_stamp(again.trim_start_matches(": ")).trim();
+        if !again.is_empty() && said.contains(again) {
+            return said.trim_end();
+        }
+    }
+    reason
+}
+
+/// The text after a `(00.012345)`.
+fn without_stamp(text: &str) -> &str {
+    let after = text.strip_prefix('(').and_then(|text| text.split_once(')'));
+    match after {
+        Some((stamp, rest)) if stamp.bytes().all(|b| b.is_ascii_digit() || b == b'.') => rest,
+        _ => text,
+    }
+}
+
+/// A reason in one line: once, and without what steers a terminal, because it may quote an app.
+pub fn plain(reason: &str) -> String {
+    once(reason).replace(char::is_control, " ")
+}
+
 /// What stands in a cell that has no value.
 pub const NONE: &str = "-";
 
@@ -90,6 +117,29 @@ mod tests {
             assert_eq!(gib_hours(byte_seconds), expected, "{byte_seconds}");
         }
         assert!(!gib_hours(u128::MAX).is_empty());
+    }
+
+    #[test]
+    fn a_reason_is_said_once() {
+        for (reason, expected) in [
+            ("no such file", "no such file"),
+            ("no such file: no such file", "no such file"),
+            ("cannot read x: no such file: no such file", "cannot read x: no such file"),
+            (
+                "CRIU failed with 16: Error (a.c:9): can't dump 5\n: (00.0123) Error (a.c:9): can't dump 5",
+                "CRIU failed with 16: Error (a.c:9): can't dump 5",
+            ),
+            (
+                "CRIU failed with 16: : (00.0123) Error (a.c:9): can't dump 5",
+                "CRIU failed with 16: : (00.0123) Error (a.c:9): can't dump 5",
+            ),
+            ("a: b: c", "a: b: c"),
+            ("", ""),
+            (": ", ": "),
+        ] {
+            assert_eq!(once(reason), expected, "{reason:?}");
+        }
+        assert_eq!(plain("a\nb: a\nb"), "a b");
     }
 
     #[test]

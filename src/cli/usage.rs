@@ -30,10 +30,13 @@ const LEDGER: &str = "proxy/ledger.db";
 
 /// Show requests, traffic, CPU, memory and wakes of apps.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
+#[command(
+    after_help = "Requests that got no instance are counted as refused, and in nothing else; \
+they cost nothing.\n\nExamples:
   edgepoint usage
   edgepoint usage --app shop --since 24h --by hour
-  edgepoint usage --provider acme --since 2026-01-01 --until 2026-02-01 --by day")]
+  edgepoint usage --provider acme --since 2026-01-01 --until 2026-02-01 --by day"
+)]
 pub struct Arguments {
     #[command(flatten)]
     choice: Choice,
@@ -131,6 +134,7 @@ fn text(rows: &[UsageRow], by_period: bool) -> String {
     let numbers = [
         "requests",
         "errors",
+        "refused",
         "in",
         "out",
         "wakes",
@@ -160,10 +164,11 @@ fn text(rows: &[UsageRow], by_period: bool) -> String {
     table.to_string()
 }
 
-fn cells(row: &UsageRow) -> [String; 10] {
+fn cells(row: &UsageRow) -> [String; 11] {
     [
         row.requests.to_string(),
         row.errors.to_string(),
+        row.refused.to_string(),
         Bytes(row.bytes_in).to_string(),
         Bytes(row.bytes_out).to_string(),
         row.wakes.to_string(),
@@ -180,6 +185,7 @@ fn add(total: &mut UsageRow, row: &UsageRow) {
     for (sum, value) in [
         (&mut total.requests, row.requests),
         (&mut total.errors, row.errors),
+        (&mut total.refused, row.refused),
         (&mut total.bytes_in, row.bytes_in),
         (&mut total.bytes_out, row.bytes_out),
         (&mut total.wakes, row.wakes),
@@ -202,14 +208,18 @@ mod tests {
             Owner { provider: ProviderName::new("acme").unwrap(), app: AppName::new(app).unwrap() };
         let micros = requests * 840;
         let start = Some(1_800_000_000_000);
-        UsageRow { requests, duration_micros_sum: micros, ..UsageRow::zero(owner, start) }
+        let zero = UsageRow::zero(owner, start);
+        UsageRow { requests, refused: 1, duration_micros_sum: micros, ..zero }
     }
 
     #[test]
     fn rows_have_a_total_that_is_their_sum() {
         let printed = text(&[row("a", 2), row("b", 3)], false);
         let total = printed.lines().last().unwrap();
-        assert!(total.starts_with("total ") && total.contains(" 5       0  0 B "), "{printed}");
+        assert!(
+            total.starts_with("total ") && total.contains(" 5       0        2  0 B "),
+            "{printed}"
+        );
         assert!(!text(&[row("a", 2)], false).contains("total"));
         assert!(text(&[row("a", 2)], true).contains("2027-01-15 08:00  acme"));
         assert_eq!(text(&[], true), "no usage\n");

@@ -20,7 +20,7 @@ const NANO: u128 = 1_000_000_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Item {
-    /// Requests answered.
+    /// Requests that an instance took; those that were refused cost nothing.
     Requests,
     /// CPU time.
     Cpu,

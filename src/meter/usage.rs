@@ -1,8 +1,8 @@
 //! The records of the meter: one per request, one per instance and window, and their sums.
 //!
-//! A [`RequestRecord`] is written once. A [`WindowRecord`] replaces an earlier one with the same
-//! instance and window, so that sending it again is harmless. A [`UsageRow`] is what both add up
-//! to. Times are wall-clock times in UTC, because bills are; nothing here reads a clock.
+//! A [`RequestRecord`] is written once. A [`WindowRecord`] replaces an earlier one of the same
+//! writer, instance and window, so that sending it again is harmless. A [`UsageRow`] is what both
+//! add up to. Times are wall-clock times in UTC, because bills are; nothing here reads a clock.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ pub struct RequestRecord {
     pub provider: ProviderName,
     /// For which app it was.
     pub app: AppName,
-    /// Which instance answered; none if the request did not reach one.
+    /// Which instance took it; none if it got none. Then it is counted as refused, and that is all.
     pub instance: Option<InstanceId>,
     /// The route of the policy that it took.
     #[serde(with = "shared_text")]
@@ -90,7 +90,8 @@ impl WakeKind {
     }
 }
 
-/// What one instance used in one window of the wall clock. The key is (instance, window).
+/// What one instance used in one window of the wall clock, as far as its writer knows. The key is
+/// (instance, window), and the writer in the ledger: what several wrote adds up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WindowRecord {
     /// The start of the window in Unix seconds, a multiple of [`super::WINDOW_SECONDS`].
@@ -157,10 +158,13 @@ pub struct UsageRow {
     pub app: AppName,
     /// Where the period begins, in Unix milliseconds; none if the query names no period.
     pub period_start_ms: Option<u64>,
-    /// Requests.
+    /// Requests that an instance took.
     pub requests: u64,
-    /// Requests that were answered with a status of 500 or more.
+    /// Those of them that were answered with a status of 500 or more.
     pub errors: u64,
+    /// Requests that got no instance: refused, or given up while they waited. They are in no other
+    /// number of this row, and cost nothing.
+    pub refused: u64,
     /// Bytes from clients.
     pub bytes_in: u64,
     /// Bytes to clients.
@@ -173,9 +177,9 @@ pub struct UsageRow {
     pub memory_byte_seconds: u64,
     /// Image bytes held while parked, times how long.
     pub image_byte_seconds: u64,
-    /// The durations of all requests.
+    /// The durations of requests.
     pub duration_micros_sum: u64,
-    /// The waits of all requests.
+    /// The waits of requests.
     pub wait_micros_sum: u64,
 }
 
@@ -188,6 +192,7 @@ impl UsageRow {
             period_start_ms,
             requests: 0,
             errors: 0,
+            refused: 0,
             bytes_in: 0,
             bytes_out: 0,
             wakes: 0,

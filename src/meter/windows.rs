@@ -4,7 +4,8 @@
 //! What crosses a border of windows is split so that the sum over the windows is the whole. Three
 //! rules protect the bill: a level is never held longer than `gap_limit`; a clock that goes back
 //! adds no time, but CPU still counts; and a window that was drained for the last time is never
-//! written again (its record would replace the full one), late usage goes to the next window.
+//! written again (its record would replace the full one), late usage goes to the next window. Of an
+//! instance that was found running, only what it uses from its first reading on counts here.
 //! `drain` hands records over: whoever calls it keeps them until the ledger has taken them.
 
 use std::{collections::BTreeMap, time::Duration};
@@ -69,8 +70,8 @@ pub struct Windows {
 #[derive(Debug)]
 struct Track {
     owner: Owner,
-    /// The last reading of its CPU counter.
-    cpu_micros: u64,
+    /// The last reading of its CPU counter, if there was one.
+    cpu_micros: Option<u64>,
     /// Its memory, unless it has not been sampled or has ended.
     memory: Option<Level>,
     /// Its parked image, if there is one.
@@ -114,7 +115,8 @@ impl Windows {
         }
     }
 
-    /// A reading of an instance's counters. Its memory held the level of the reading before.
+    /// A reading of an instance's counters. Its memory held the level of the reading before. Its
+    /// CPU counter began at 0 with the instance, so the first reading counts whole.
     pub fn sample(
         &mut self,
         instance: InstanceId,
@@ -122,7 +124,30 @@ impl Windows {
         now_unix_micros: u64,
         reading: &ResourceUse,
     ) -> Result<(), Full> {
-        let now = now_unix_micros;
+        self.read(instance, owner, now_unix_micros, reading, 0)
+    }
+
+    /// The same for an instance that ran before this accumulator did: what its counter shows at
+    /// the first reading is on somebody else's record. Later readings count as in [`Self::sample`].
+    pub fn sample_found(
+        &mut self,
+        instance: InstanceId,
+        owner: &Owner,
+        now_unix_micros: u64,
+        reading: &ResourceUse,
+    ) -> Result<(), Full> {
+        self.read(instance, owner, now_unix_micros, reading, reading.cpu_micros)
+    }
+
+    /// `baseline` is what the counter showed before the first reading.
+    fn read(
+        &mut self,
+        instance: InstanceId,
+        owner: &Owner,
+        now: u64,
+        reading: &ResourceUse,
+        baseline: u64,
+    ) -> Result<(), Full> {
         let gap_micros = self.gap_micros;
         let track = self.track(instance, owner)?;
         let (span, gap) = match track.memory {
@@ -131,9 +156,10 @@ impl Windows {
         };
         let rest = track.hold_memory(span);
         // A counter that went back was reset: all it shows is new.
-        let used = reading.cpu_micros.checked_sub(track.cpu_micros).unwrap_or(reading.cpu_micros);
+        let before = track.cpu_micros.unwrap_or(baseline);
+        let used = reading.cpu_micros.checked_sub(before).unwrap_or(reading.cpu_micros);
         track.add_cpu(span, used);
-        track.cpu_micros = reading.cpu_micros;
+        track.cpu_micros = Some(reading.cpu_micros);
         if track.ended.is_none() {
             track.memory = Some(Level { since: now, bytes: reading.memory.0, rest });
         }
@@ -227,7 +253,7 @@ impl Windows {
         }
         Ok(self.tracks.entry(instance).or_insert_with(|| Track {
             owner: owner.clone(),
-            cpu_micros: 0,
+            cpu_micros: None,
             memory: None,
             image: None,
             ended: None,

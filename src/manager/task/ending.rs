@@ -47,11 +47,8 @@ impl Task {
                 Err(error) => warn!(instance = %id, error = ?failed(error), "cannot end it"),
             }
         }
-        // Sent directly: nothing runs after this that could be lost with it.
-        let records = self.windows.drain(u64::try_from(clock::wall().as_micros()).unwrap_or(0));
-        if let Err(problem) = self.meter.windows(records).await {
-            error!(%problem, "usage is lost");
-        }
+        // Before the answer: the ledger is closed after it.
+        self.send_last_windows().await;
         self.save(true);
         if let Some((replies, _)) = self.ending.take() {
             for reply in replies {

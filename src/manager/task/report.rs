@@ -7,8 +7,8 @@ use std::{
 
 use super::{
     AppName, AppStatus, Duration, Entry, Error, ImageStatus, InstanceId, InstanceStatus, LogPart,
-    Note, OwnedFd, Reply, ResourceUse, SHORT, Task, Verb, clock, error, failed, info, meter,
-    oneshot, telemetry, warn,
+    Note, Origin, OwnedFd, Reply, ResourceUse, SHORT, Task, Verb, clock, error, failed, info,
+    meter, oneshot, telemetry, warn,
 };
 use crate::manager::task::Outcome;
 
@@ -63,9 +63,14 @@ impl Task {
             let _ = reply.send(Err(Error::Unavailable("the agent is away".into())));
             return;
         };
+        // One whose only deployment failed is not known, and yet it may have written something.
+        let known = self.core.entry(&app).is_some();
         tokio::spawn(async move {
-            let asked = agent.ask(Verb::Logs { app }, &[], SHORT).await;
+            let asked = agent.ask(Verb::Logs { app: app.clone() }, &[], SHORT).await;
             let parts = match asked {
+                Ok((Reply::Logs { names }, _)) if names.is_empty() && !known => {
+                    Err(Error::UnknownApp(app))
+                }
                 Ok((Reply::Logs { names }, files)) => {
                     let read = move || tails(names, files, max_bytes);
                     let read = tokio::task::spawn_blocking(read).await;
@@ -98,22 +103,36 @@ impl Task {
     pub(super) fn sampled(&mut self, samples: Vec<(InstanceId, ResourceUse)>) {
         let now = micros();
         for (id, usage) in samples {
-            if let Some(owner) = self.owner(id) {
+            if self.core.instance(id).is_some() {
                 self.usage.insert(id, usage);
-                if let Err(error) = self.windows.sample(id, &owner, now, &usage) {
-                    warn!(%error, "usage is not metered");
-                }
+                self.read(id, now, &usage);
             }
         }
         self.send_windows();
     }
 
+    /// One reading of an instance. What one that was found running has used until then is on the
+    /// record of the manager that ran it.
+    fn read(&mut self, id: InstanceId, now: u64, usage: &ResourceUse) {
+        let Some(owner) = self.owner(id) else { return };
+        let found = self.core.instance(id).is_some_and(|(_, i)| i.origin == Origin::Found);
+        let metered = match found {
+            true => self.windows.sample_found(id, &owner, now, usage),
+            false => self.windows.sample(id, &owner, now, usage),
+        };
+        if let Err(error) = metered {
+            warn!(%error, "usage is not metered");
+        }
+    }
+
     /// The last reading of an instance that ended.
     pub(super) fn final_sample(&mut self, id: InstanceId, usage: &ResourceUse) {
-        let Some(owner) = self.owner(id) else { return };
+        if self.core.instance(id).is_none() {
+            return;
+        }
         let now = micros();
         if usage.cpu_micros > 0 {
-            let _ = self.windows.sample(id, &owner, now, usage);
+            self.read(id, now, usage);
         }
         self.windows.ended(id, now);
         self.send_windows();
@@ -151,17 +170,13 @@ impl Task {
     }
 
     /// Sends what has changed to the ledger. Records replace earlier ones, so sending twice is safe.
-    pub(super) fn send_windows(&mut self) {
-        let records = self.windows.drain(micros());
-        if records.is_empty() {
-            return;
-        }
-        let meter = self.meter.clone();
-        tokio::spawn(async move {
-            if let Err(error) = meter.windows(records).await {
-                error!(error = %telemetry::chain(&error), "usage is lost");
-            }
-        });
+    fn send_windows(&mut self) {
+        self.outbox.send(&mut self.windows, micros());
+    }
+
+    /// Sends the rest; when this returns, nothing is under way to the ledger.
+    pub(super) async fn send_last_windows(&mut self) {
+        self.outbox.close(&mut self.windows, micros()).await;
     }
 
     pub(super) fn note(&mut self, note: Note) {

@@ -41,19 +41,29 @@ struct Table {
     time: &'static str,
     /// What one of its time units is in milliseconds.
     unit_ms: u64,
-    /// The columns to add up; the number of rows and of errors are sums as well.
+    /// What to add up; numbers of rows are sums as well.
     sums: &'static [&'static str],
     add: fn(&mut UsageRow, &[u64]),
 }
 
+/// A request that no instance took is counted as such and is in no other sum: it used nothing.
 const REQUESTS: Table = Table {
     name: "requests",
     time: "time_ms",
     unit_ms: 1,
-    sums: &["1", "(status >= 500)", "bytes_in", "bytes_out", "duration_micros", "wait_micros"],
+    sums: &[
+        "(instance IS NOT NULL)",
+        "(instance IS NULL)",
+        "(instance IS NOT NULL AND status >= 500)",
+        "iif(instance IS NULL, 0, bytes_in)",
+        "iif(instance IS NULL, 0, bytes_out)",
+        "iif(instance IS NULL, 0, duration_micros)",
+        "iif(instance IS NULL, 0, wait_micros)",
+    ],
     add: |row, sums| {
-        if let &[requests, errors, bytes_in, bytes_out, duration, wait] = sums {
+        if let &[requests, refused, errors, bytes_in, bytes_out, duration, wait] = sums {
             row.requests = requests;
+            row.refused = refused;
             row.errors = errors;
             row.bytes_in = bytes_in;
             row.bytes_out = bytes_out;

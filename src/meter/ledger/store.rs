@@ -3,7 +3,10 @@
 //! The lock is a file beside the ledger, not the ledger itself: closing any descriptor of a
 //! database would release the locks that SQLite holds on it. Request rows have numbers given
 //! before the first attempt to commit, so that a commit that failed after it had reached the disk
-//! does not double them when it is tried again.
+//! does not double them when it is tried again. Each opening for writing has a number of its own,
+//! part of the key of a window: a writer replaces its own rows, never those of one before it, whose
+//! part of a window it does not know; sums add them up. The number comes from the file and not from
+//! a clock, which may go back; the lock sees to it that no two have the same.
 
 use std::{
     ffi::OsString,
@@ -24,14 +27,15 @@ const MIN_ENGINE: i32 = 3_051_003;
 /// `EPLG`: marks the file as a ledger.
 const APPLICATION_ID: i64 = 0x4550_4c47;
 /// The newest schema that this program knows.
-pub(super) const SCHEMA: i64 = 1;
+pub(super) const SCHEMA: i64 = 2;
 /// Files up to this size are checked whole when they are opened for writing (well under a second).
 const CHECK_WHOLE_UP_TO: u64 = 256 << 20;
 /// How long one attempt waits for a lock of another process, a backup say; the writer tries again.
 const BUSY_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// Version 1. Instance ids are their 64 bits; wake is the word of `WakeKind`.
-const CREATE: &str = "
+/// Requests, since version 1. Instance ids are their 64 bits, none if no instance took the request;
+/// wake is the word of `WakeKind`.
+const CREATE_REQUESTS: &str = "
 CREATE TABLE requests (
     seq             INTEGER PRIMARY KEY,
     time_ms         INTEGER NOT NULL,
@@ -48,7 +52,12 @@ CREATE TABLE requests (
 ) STRICT;
 CREATE INDEX requests_by_time ON requests (time_ms);
 CREATE INDEX requests_by_app ON requests (app, time_ms);
+";
+
+/// Windows, version 2: by writer.
+const CREATE_WINDOWS: &str = "
 CREATE TABLE windows (
+    writer              INTEGER NOT NULL,
     instance            INTEGER NOT NULL,
     window_start_s      INTEGER NOT NULL,
     provider            TEXT NOT NULL,
@@ -57,10 +66,22 @@ CREATE TABLE windows (
     memory_byte_seconds INTEGER NOT NULL,
     image_byte_seconds  INTEGER NOT NULL,
     wakes               INTEGER NOT NULL,
-    PRIMARY KEY (instance, window_start_s)
+    PRIMARY KEY (writer, instance, window_start_s)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX windows_by_time ON windows (window_start_s);
 CREATE INDEX windows_by_app ON windows (app, window_start_s);
+";
+
+/// What version 1 had is writer 0's. An index goes with its table.
+const FROM_1_BEGIN: &str = "
+DROP INDEX windows_by_time;
+DROP INDEX windows_by_app;
+ALTER TABLE windows RENAME TO windows_1;
+";
+const FROM_1_END: &str = "
+INSERT INTO windows SELECT 0, instance, window_start_s, provider, app, cpu_micros,
+    memory_byte_seconds, image_byte_seconds, wakes FROM windows_1;
+DROP TABLE windows_1;
 ";
 
 const INSERT_REQUEST: &str = "
@@ -70,10 +91,10 @@ VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
 ON CONFLICT (seq) DO NOTHING";
 
 const UPSERT_WINDOW: &str = "
-INSERT INTO windows (instance, window_start_s, provider, app, cpu_micros, memory_byte_seconds,
-    image_byte_seconds, wakes)
-VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
-ON CONFLICT (instance, window_start_s) DO UPDATE SET
+INSERT INTO windows (writer, instance, window_start_s, provider, app, cpu_micros,
+    memory_byte_seconds, image_byte_seconds, wakes)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+ON CONFLICT (writer, instance, window_start_s) DO UPDATE SET
     provider = excluded.provider, app = excluded.app, cpu_micros = excluded.cpu_micros,
     memory_byte_seconds = excluded.memory_byte_seconds,
     image_byte_seconds = excluded.image_byte_seconds, wakes = excluded.wakes";
@@ -84,6 +105,8 @@ pub(super) struct Store {
     // Before the lock, so that it is closed first.
     pub(super) connection: Connection,
     next_seq: i64,
+    /// The number of this opening.
+    writer: i64,
     _lock: File,
 }
 
@@ -99,7 +122,7 @@ impl Store {
         let mut connection = Connection::open_with_flags(path, flags).map_err(failed)?;
         connection.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
         // First look, then touch: a file that is not ours stays as it is.
-        let is_new = check_schema(&connection, path, true)?;
+        let found = check_schema(&connection, path, true)?;
         let mode: String = connection
             .pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0))
             .map_err(failed)?;
@@ -108,15 +131,23 @@ impl Store {
         }
         connection.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
         connection.pragma_update(None, "foreign_keys", false).map_err(failed)?;
-        if is_new {
-            create_schema(&mut connection).map_err(failed)?;
-        } else {
-            check_integrity(&connection, path)?;
+        match found {
+            None => create_schema(&mut connection).map_err(failed)?,
+            Some(schema) => {
+                check_integrity(&connection, path)?;
+                if schema < SCHEMA {
+                    migrate(&mut connection).map_err(failed)?;
+                }
+            }
         }
-        let last: Option<i64> = connection
-            .query_row("SELECT max(seq) FROM requests", [], |row| row.get(0))
-            .map_err(failed)?;
-        Ok(Self { connection, next_seq: last.unwrap_or(0).saturating_add(1), _lock: lock })
+        // Both are the first of a key, so neither reads more than one row.
+        let next = |sql| -> rusqlite::Result<i64> {
+            let last: Option<i64> = connection.query_row(sql, [], |row| row.get(0))?;
+            Ok(last.unwrap_or(0).saturating_add(1))
+        };
+        let next_seq = next("SELECT max(seq) FROM requests").map_err(failed)?;
+        let writer = next("SELECT max(writer) FROM windows").map_err(failed)?;
+        Ok(Self { connection, next_seq, writer, _lock: lock })
     }
 
     /// The number of the next request row.
@@ -164,6 +195,7 @@ impl Store {
             let mut upsert = transaction.prepare(UPSERT_WINDOW)?;
             for record in windows {
                 upsert.execute(params![
+                    self.writer,
                     record.instance.number().cast_signed(),
                     fit(record.window),
                     record.provider.as_str(),
@@ -212,19 +244,20 @@ fn create_private(path: &Path) -> Result<(), Error> {
     }
 }
 
-/// Whether the file is empty and may become a ledger; otherwise it must be one that we know.
+/// The schema of the file, which must be one that we know; none if it is empty and may become a
+/// ledger. What sums read is the same in every schema.
 pub(super) fn check_schema(
     connection: &Connection,
     path: &Path,
     may_be_new: bool,
-) -> Result<bool, Error> {
+) -> Result<Option<i64>, Error> {
     let number = |sql| connection.query_row::<i64, _, _>(sql, [], |row| row.get(0));
     let failed = |source| opening(path, source);
     let application = number("PRAGMA application_id").map_err(failed)?;
     let found = number("PRAGMA user_version").map_err(failed)?;
     let tables = number("SELECT count(*) FROM sqlite_schema").map_err(failed)?;
     if may_be_new && (application, found, tables) == (0, 0, 0) {
-        return Ok(true);
+        return Ok(None);
     }
     if application != APPLICATION_ID {
         return Err(Error::Recognize { path: path.into(), source: None });
@@ -237,13 +270,24 @@ pub(super) fn check_schema(
     if found > SCHEMA {
         return Err(Error::CheckSchema { path: path.into(), found, known: SCHEMA });
     }
-    Ok(false)
+    Ok(Some(found))
 }
 
 fn create_schema(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    transaction.execute_batch(CREATE)?;
+    transaction.execute_batch(CREATE_REQUESTS)?;
+    transaction.execute_batch(CREATE_WINDOWS)?;
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+    transaction.pragma_update(None, "user_version", SCHEMA)?;
+    transaction.commit()
+}
+
+/// Brings version 1 up to date, all of it or nothing; every row is kept.
+fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    for step in [FROM_1_BEGIN, CREATE_WINDOWS, FROM_1_END] {
+        transaction.execute_batch(step)?;
+    }
     transaction.pragma_update(None, "user_version", SCHEMA)?;
     transaction.commit()
 }

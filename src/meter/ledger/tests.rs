@@ -9,6 +9,7 @@ use crate::{
 };
 
 mod usage;
+mod writers;
 
 fn request(app: &str, time_ms: u64) -> RequestRecord {
     RequestRecord {
@@ -241,13 +242,13 @@ fn a_newer_schema_is_refused() {
     let (_dir, path) = place();
     drop(Ledger::open(&path).unwrap());
     let connection = rusqlite::Connection::open(&path).unwrap();
-    connection.pragma_update(None, "user_version", 2).unwrap();
+    connection.pragma_update(None, "user_version", store::SCHEMA + 1).unwrap();
     drop(connection);
     for error in [
         Ledger::open(&path).map(drop).unwrap_err(),
         Ledger::read_only(&path).map(drop).unwrap_err(),
     ] {
-        assert!(matches!(error, Error::CheckSchema { found: 2, known: 1, .. }), "{error}");
+        assert!(matches!(error, Error::CheckSchema { found: 3, known: 2, .. }), "{error}");
     }
 }
 

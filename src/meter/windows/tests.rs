@@ -69,6 +69,32 @@ fn the_first_sample_counts_all_cpu_since_the_instance_began() {
 }
 
 #[test]
+fn of_an_instance_that_was_found_only_growth_counts() {
+    let mut windows = windows(60);
+    let mut found = |second: u64, cpu_micros| {
+        let now = second * MICROS;
+        windows.sample_found(ID, &owner(), now, &reading(cpu_micros, 10)).unwrap();
+    };
+    found(65, 5_000);
+    found(70, 5_007);
+    assert_eq!(drain(&mut windows, 70), [(60, 7, 50, 0, 0)]);
+    // Its only reading is its last one.
+    let mut windows = super::Windows::new(Settings::default());
+    windows.sample_found(ID, &owner(), MICROS, &reading(5_000, 10)).unwrap();
+    windows.ended(ID, MICROS);
+    assert!(windows.drain(MICROS).iter().all(|record| record.cpu_micros == 0));
+}
+
+#[test]
+fn what_was_found_has_its_baseline_even_if_it_was_seen_before_its_first_reading() {
+    let mut windows = windows(60);
+    windows.image(ID, &owner(), 0, Bytes(0)).unwrap();
+    windows.sample_found(ID, &owner(), MICROS, &reading(5_000, 0)).unwrap();
+    windows.sample_found(ID, &owner(), 2 * MICROS, &reading(5_001, 0)).unwrap();
+    assert_eq!(drain(&mut windows, 2), [(0, 1, 0, 0, 0)]);
+}
+
+#[test]
 fn a_counter_that_went_back_counts_as_new() {
     let mut windows = windows(60);
     sample(&mut windows, 1, 100, 0);

@@ -77,6 +77,31 @@ fn errors_are_the_answers_of_500_and_more() {
 }
 
 #[test]
+fn a_request_that_got_no_instance_is_refused_and_nothing_else() {
+    let (_dir, path) = place();
+    let refused = || RequestRecord { instance: None, status: 503, ..request("shop", 1) };
+    let none = RequestRecord { app: AppName::new("blog").unwrap(), ..refused() };
+    written(&path, vec![request("shop", 1), refused(), refused(), none], &[]);
+    let rows = usage(&path, &Query::default());
+    let numbers = |row: &UsageRow| {
+        let UsageRow { requests, refused, errors, bytes_in, bytes_out, .. } = *row;
+        let (duration, wait) = (row.duration_micros_sum, row.wait_micros_sum);
+        [requests, refused, errors, bytes_in, bytes_out, duration, wait]
+    };
+    assert_eq!(numbers(&rows[0]), [0, 1, 0, 0, 0, 0, 0]);
+    assert_eq!(numbers(&rows[1]), [1, 2, 0, 10, 100, 1_000, 1]);
+
+    let tariff = crate::model::Tariff {
+        requests_per_million_nano: 1_000_000_000,
+        egress_per_gib_nano: 1 << 40,
+        ..Default::default()
+    };
+    let bill = crate::meter::charge(&tariff, &rows);
+    let amounts: Vec<u128> = bill.lines.iter().map(|line| line.amount_nano).collect();
+    assert_eq!(amounts, [0, 0, 0, 0, 0, 0, 1_000, 0, 0, 0, 102_400, 0]);
+}
+
+#[test]
 fn sums_beyond_64_bits_stay_at_the_greatest_value() {
     let (_dir, path) = place();
     let large = |instance, memory_byte_seconds| WindowRecord {
