@@ -95,7 +95,8 @@ async fn serve(loaded: Loaded, sockets: Sockets) -> Result<(), Error> {
         dump_timeout: config.agent.dump_timeout,
         sample_interval: config.meter.sample_interval,
     };
-    let (manager, managing) = manager::start(settings, Arc::new(local::Client), meter.clone());
+    let started = manager::start(settings, Arc::new(local::Client), meter.clone());
+    let (manager, managing) = host("read which releases serve", started)?;
 
     let dispatcher = local::Config {
         policy: Arc::new(ArcSwap::from_pointee(policy)),

@@ -47,6 +47,10 @@ const POOL: usize = 2;
 /// A process that ends sooner than this after its start is started again only after a pause.
 const SHORT_LIFE: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_secs(1);
+/// Tries to start a process that has never lived longer than that.
+const START_TRIES: u32 = 5;
+/// How long the last edgepoint may still hold the addresses, while it puts its apps to sleep.
+const ADDRESS_PATIENCE: Duration = Duration::from_secs(15);
 /// How long the proxy may take to put everything to sleep.
 const PROXY_PATIENCE: Duration = Duration::from_secs(120);
 /// How long the agent may take to end.
@@ -70,9 +74,16 @@ pub enum Error {
     /// Only root can start the agent.
     #[error("only root can run an edgepoint: its agent makes namespaces and restores processes")]
     NotRoot,
-    /// Another one runs with the same state.
-    #[error("an edgepoint runs already with the state in {}", .0.display())]
+    /// Another one runs with the same directory.
+    #[error(
+        "an edgepoint runs already in {}: another one needs its own [directories] state and run, \
+         addresses and [agent] first_uid",
+        .0.display()
+    )]
     Running(PathBuf),
+    /// A part does not start.
+    #[error("the {0} ended {START_TRIES} times right after its start; it has said why above")]
+    GivenUp(&'static str),
 }
 
 fn host<T>(act: impl Into<String>, result: io::Result<T>) -> Result<T, Error> {
@@ -121,7 +132,9 @@ pub fn run(config_path: &Path, config: &Config) -> Result<(), Error> {
     let _lock = lock(state)?;
     make_directory(&state.join(AGENT_STATE), 0o700, None)?;
     make_directory(&state.join(PROXY_STATE), 0o700, Some(uid))?;
+    host("give the ledger to the proxy's user", give_files(&state.join(PROXY_STATE), uid))?;
     make_directory(run, 0o755, None)?;
+    let _run_lock = lock(run)?;
 
     let mut signals = SigSet::empty();
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGCHLD] {
@@ -135,8 +148,9 @@ pub fn run(config_path: &Path, config: &Config) -> Result<(), Error> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     for address in &config.listen.http {
         let mut address = *address;
+        host(format!("listen on {address}"), wait_until_free(address))?;
         for _ in 0..cores {
-            let bound = host(format!("listen on {address}"), listen_on(address))?;
+            let bound = host(format!("listen on {address}"), listen_on(address, true))?;
             // With port 0 the first socket chooses for all.
             address = host("read an address", bound.local_addr())?;
             sockets.push(bound.into());
@@ -146,7 +160,8 @@ pub fn run(config_path: &Path, config: &Config) -> Result<(), Error> {
     let control = run.join(conduit::SOCKET);
     sockets.push(host(format!("listen at {}", control.display()), control_socket(&control, uid))?);
     if let Some(address) = config.listen.metrics {
-        let bound = host(format!("listen on {address}"), listen_on(address))?;
+        host(format!("listen on {address}"), wait_until_free(address))?;
+        let bound = host(format!("listen on {address}"), listen_on(address, true))?;
         sockets.push(bound.into());
     }
     let config_path = host("find the configuration", fs::canonicalize(config_path))?;
@@ -179,35 +194,49 @@ pub fn run(config_path: &Path, config: &Config) -> Result<(), Error> {
 
 /// A child and when it began.
 struct Part {
+    name: &'static str,
     child: Child,
     began: Instant,
+    /// Starts since it last lived for long; `None` once it has.
+    tries: Option<u32>,
 }
 
 impl Supervisor {
     fn watch(&self, signals: &SigSet) -> Result<(), Error> {
         let mut agent = self.start_agent()?;
-        let mut proxy = self.start_proxy()?;
+        let mut proxy = match self.start_proxy() {
+            Ok(proxy) => proxy,
+            Err(error) => {
+                end(&agent, AGENT_PATIENCE);
+                return Err(error);
+            }
+        };
+        let result = self.keep_up(&mut agent, &mut proxy, signals);
+        end(&proxy, PROXY_PATIENCE);
+        end(&agent, AGENT_PATIENCE);
+        result
+    }
+
+    /// Starts again what ends, until a signal says that it is enough.
+    fn keep_up(&self, agent: &mut Part, proxy: &mut Part, signals: &SigSet) -> Result<(), Error> {
         loop {
             match host("wait for signals", signals.wait().map_err(Into::into))? {
                 Signal::SIGCHLD => {
                     // Orphaned instances end here too: they are reaped and nothing more.
                     for pid in ended() {
                         if pid == agent.pid() {
-                            agent = again("agent", &agent, || self.start_agent())?;
+                            again(agent, || self.start_agent())?;
                         } else if pid == proxy.pid() {
-                            proxy = again("proxy", &proxy, || self.start_proxy())?;
+                            again(proxy, || self.start_proxy())?;
                         }
                     }
                 }
                 Signal::SIGHUP => {
                     eprintln!("edgepoint: reload is not built yet; start again to read files anew");
                 }
-                _ => break,
+                _ => return Ok(()),
             }
         }
-        end(&proxy, PROXY_PATIENCE);
-        end(&agent, AGENT_PATIENCE);
-        Ok(())
     }
 
     fn start_agent(&self) -> Result<Part, Error> {
@@ -216,7 +245,7 @@ impl Supervisor {
         let mut command = Command::new(&program);
         let settings = serde_json::to_vec(&self.agent).map_err(io::Error::other);
         let settings = host("write the agent's settings", settings)?;
-        start(command.env_clear(), &[], &settings, &program.display().to_string())
+        start("agent", command.env_clear(), &[], &settings)
     }
 
     fn start_proxy(&self) -> Result<Part, Error> {
@@ -224,7 +253,7 @@ impl Supervisor {
         command.arg("serve");
         let settings = serde_json::to_vec(&self.proxy).map_err(io::Error::other);
         let settings = host("write the proxy's settings", settings)?;
-        start(&mut command, &self.sockets, &settings, "the proxy")
+        start("proxy", &mut command, &self.sockets, &settings)
     }
 }
 
@@ -235,32 +264,39 @@ impl Part {
 }
 
 fn start(
+    name: &'static str,
     command: &mut Command,
     sockets: &[OwnedFd],
     settings: &[u8],
-    what: &str,
 ) -> Result<Part, Error> {
+    let what = command.get_program().to_string_lossy().into_owned();
     let fds: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
     // Out of the terminal's group: ctrl-c is for us, and the proxy needs the agent to the end.
     command.stdin(Stdio::piped()).process_group(0);
     let mut child = host(format!("start {what}"), process::spawn_with_fds(command, &fds))?;
-    if let Some(mut stdin) = child.stdin.take() {
-        host(format!("talk to {what}"), stdin.write_all(settings))?;
+    if let Some(mut stdin) = child.stdin.take()
+        && let Err(error) = stdin.write_all(settings)
+    {
+        // It has ended, which is seen like any other end.
+        eprintln!("edgepoint: cannot talk to the {name}: {error}");
     }
-    Ok(Part { child, began: clock::now() })
+    Ok(Part { name, child, began: clock::now(), tries: Some(1) })
 }
 
-/// Starts a part again that has ended.
-fn again(
-    name: &str,
-    old: &Part,
-    start: impl FnOnce() -> Result<Part, Error>,
-) -> Result<Part, Error> {
-    eprintln!("edgepoint: the {name} ended; starting it again");
-    if old.began.elapsed() < SHORT_LIFE {
+/// Starts a part again that has ended. One that has lived is started for ever: what runs beside it
+/// needs it. One that never has is given up, since what is wrong was so from the beginning.
+fn again(part: &mut Part, start: impl FnOnce() -> Result<Part, Error>) -> Result<(), Error> {
+    let short = part.began.elapsed() < SHORT_LIFE;
+    let tries = part.tries.filter(|_| short);
+    if tries.is_some_and(|tries| tries >= START_TRIES) {
+        return Err(Error::GivenUp(part.name));
+    }
+    eprintln!("edgepoint: the {} ended; starting it again", part.name);
+    if short {
         std::thread::sleep(PAUSE);
     }
-    start()
+    *part = Part { tries: tries.map(|tries| tries + 1), ..start()? };
+    Ok(())
 }
 
 /// Reaps children that have ended.
@@ -318,11 +354,37 @@ fn lock(state: &Path) -> Result<File, Error> {
     }
 }
 
-fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
+/// What an earlier user wrote is the present one's.
+fn give_files(directory: &Path, uid: u32) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        std::os::unix::fs::lchown(entry?.path(), Some(uid), Some(uid))?;
+    }
+    Ok(())
+}
+
+/// Sockets share an address so that each core has its own: another edgepoint's would share it too,
+/// so it must be free before.
+fn wait_until_free(address: SocketAddr) -> io::Result<()> {
+    let deadline = clock::now() + ADDRESS_PATIENCE;
+    let mut told = false;
+    loop {
+        match listen_on(address, false) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && clock::now() < deadline => {
+                if !std::mem::replace(&mut told, true) {
+                    eprintln!("edgepoint: {address} is in use; waiting for it to become free");
+                }
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            other => return other.map(drop),
+        }
+    }
+}
+
+fn listen_on(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let fd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     setsockopt(&fd, sockopt::ReuseAddr, &true)?;
-    setsockopt(&fd, sockopt::ReusePort, &true)?;
+    setsockopt(&fd, sockopt::ReusePort, &shared)?;
     bind(std::os::fd::AsRawFd::as_raw_fd(&fd), &SockaddrStorage::from(address))?;
     listen(&fd, Backlog::new(BACKLOG).map_err(io::Error::from)?)?;
     Ok(TcpListener::from(fd))

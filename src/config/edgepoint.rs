@@ -29,8 +29,9 @@ pub(super) const DEFAULT_POLICIES: &str = "policies";
 const DEFAULT_CRIU: &str = "/opt/edgepoint/criu";
 /// Above the users of the system (65535) and the first block of subordinate ids (165535).
 const DEFAULT_FIRST_UID: u32 = 200_000;
-/// Above system users, and low enough that no instance's uid passes the last one.
-const FIRST_UID: RangeInclusive<u32> = 10_000..=4_000_000_000;
+/// Above every user of the system (65535), the one below it being the proxy's, and low enough that
+/// no instance's uid passes the last one.
+const FIRST_UID: RangeInclusive<u32> = 65_537..=4_000_000_000;
 /// A hundred times what a restore takes; a client waits meanwhile.
 const DEFAULT_RESTORE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A GiB of memory written to a slow disk; nobody waits for it.
@@ -237,6 +238,9 @@ fn agent(root: &mut Table<'_>, base: &Path) -> Agent {
         if user.text.trim().is_empty() {
             let hint = "such as \"edgepoint\"; without the key it has an id of its own";
             table.error_hint(Some(user.span), "the user has no name", hint);
+        } else if user.text == "root" {
+            let hint = "the proxy faces clients and needs no rights; leave the key out";
+            table.error_hint(Some(user.span), "the proxy must not run as root", hint);
         }
         user.text.to_owned()
     });

@@ -6,6 +6,7 @@ use std::{
     fs::{self, File},
     io::{self, Write},
     path::Path,
+    sync::Arc,
     time::Duration,
 };
 
@@ -19,6 +20,7 @@ use crate::{
         client::{self, Client},
         protocol::{Answer, FailureKind, LiveInstance, StoredAppshot, Verb},
     },
+    clock,
     model::{App, AppName, ReleaseId},
     telemetry,
 };
@@ -26,6 +28,8 @@ use crate::{
 /// Between two tries to reach the agent.
 const RETRY: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(15);
+/// An agent that starts beside us is there by then; nothing is said before.
+const TELL_AFTER: Duration = Duration::from_secs(3);
 /// A release younger than this may be about to be deployed.
 const RELEASE_GRACE_SECONDS: u64 = 3_600;
 /// Generations that a manager which did not end in order may have given out unseen.
@@ -73,7 +77,10 @@ pub(super) struct SavedApp {
 impl Saved {
     pub(super) fn read(path: &Path) -> io::Result<Self> {
         match fs::read_to_string(path) {
-            Ok(text) => Ok(serde_json::from_str(&text)?),
+            // Beginning with none instead would remove every appshot.
+            Ok(text) => serde_json::from_str(&text).map_err(|error| {
+                io::Error::other(format!("{} is damaged: {error}", path.display()))
+            }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
             Err(error) => Err(error),
         }
@@ -90,15 +97,16 @@ impl Saved {
 
 /// Connects to the agent, however long it takes, and reports what is there; then reports events
 /// until the connection breaks.
-pub(super) fn connect(config: &Config, outcome: mpsc::Sender<Outcome>) {
+pub(super) fn connect(config: &Config, saved: Arc<Saved>, outcome: mpsc::Sender<Outcome>) {
     let config = config.clone();
     tokio::spawn(async move {
-        let mut told = false;
+        let (began, mut told) = (clock::now(), false);
         let (up, mut events) = loop {
-            match reach(&config).await {
+            match reach(&config, &saved).await {
                 Ok(found) => break found,
                 Err(error) => {
-                    if !std::mem::replace(&mut told, true) {
+                    let late = began.elapsed() > TELL_AFTER;
+                    if late && !std::mem::replace(&mut told, true) {
                         warn!(error = %telemetry::chain(&error), "waiting for the agent");
                     }
                     tokio::time::sleep(RETRY).await;
@@ -120,20 +128,19 @@ pub(super) fn connect(config: &Config, outcome: mpsc::Sender<Outcome>) {
     });
 }
 
-async fn reach(config: &Config) -> Result<(AgentUp, mpsc::Receiver<client::Ended>), client::Error> {
+async fn reach(
+    config: &Config,
+    saved: &Saved,
+) -> Result<(AgentUp, mpsc::Receiver<client::Ended>), client::Error> {
     let (client, events) = Client::manage(&config.agent).await?;
     let instances = client.instances(PATIENCE).await?;
     let appshots = client.appshots(PATIENCE).await?;
     let releases = client.releases(PATIENCE).await?.into_iter();
     let releases = releases.filter(|release| release.age_s >= RELEASE_GRACE_SECONDS);
     let releases = releases.map(|release| release.id).collect();
-    let saved = Saved::read(&config.deployed).unwrap_or_else(|error| {
-        warn!(%error, "cannot read which releases serve; beginning with none");
-        Saved::default()
-    });
     let mut served = Vec::new();
-    for (name, saved_app) in saved.apps {
-        let release = saved_app.release;
+    for (name, saved_app) in &saved.apps {
+        let release = saved_app.release.clone();
         match client.ask(Verb::Describe { release: release.clone() }, &[], PATIENCE).await {
             Ok((Answer::Described { app }, _)) => {
                 let gap = if saved.clean { 0 } else { GENERATION_GAP };

@@ -26,6 +26,8 @@ use crate::{
 
 /// How long an instance may take to finish its requests when it is to go.
 pub const DRAIN_PATIENCE: Duration = Duration::from_secs(30);
+/// How long new requests may be held for a sleep by hand while open ones end.
+pub const SLEEP_PATIENCE: Duration = Duration::from_secs(5);
 /// The first pause after a failed wake; it doubles with each further one.
 const BACKOFF_FIRST: Duration = Duration::from_millis(500);
 /// The longest pause after failed wakes.
@@ -84,6 +86,7 @@ impl Core {
         let mut entry = Entry::new(release, app);
         entry.generation = generation;
         entry.has_state = has_state;
+        entry.remake_golden = true;
         self.entries.insert(name, entry);
     }
 
@@ -116,6 +119,13 @@ impl Core {
     pub fn instance(&self, id: InstanceId) -> Option<(&AppName, &Instance)> {
         let app = self.home.get(&id)?;
         Some((app, self.entries.get(app)?.instances.get(&id)?))
+    }
+
+    /// Waiters that have gone by themselves give their places up.
+    pub fn leave(&mut self, app: &AppName, gone: impl Fn(Waiter) -> bool) {
+        if let Some(entry) = self.entries.get_mut(app) {
+            entry.waiting.leave(gone);
+        }
     }
 
     /// The next request whose turn it is.

@@ -34,8 +34,8 @@ pub struct Deploying {
     pub release: ReleaseId,
     /// What that declares.
     pub app: Arc<App>,
-    /// Who waits.
-    pub token: Token,
+    /// Who waits; nobody does if only the golden appshot is made anew.
+    pub token: Option<Token>,
     /// How long its cold start took, once known.
     pub cold_start: Option<Duration>,
 }
@@ -97,6 +97,8 @@ pub struct Entry {
     pub golden: Golden,
     /// Restores of it that failed in a row.
     pub golden_failures: u32,
+    /// To be made anew when an instance has come up cold.
+    pub remake_golden: bool,
     /// The parked instance.
     pub parked: Option<ImageStatus>,
     /// Restores of it that failed in a row.
@@ -157,6 +159,7 @@ impl Entry {
             instances: BTreeMap::new(),
             golden: Golden::Failed("none has been taken yet".into()),
             golden_failures: 0,
+            remake_golden: false,
             parked: None,
             parked_failures: 0,
             has_state: false,

@@ -1,6 +1,7 @@
 //! The manager's face: a cheap clone that asks the owner task, and the fast path beside it.
 
 use std::{
+    io,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -11,6 +12,7 @@ use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
+    boot,
     core::Answer,
     endpoint::Endpoint,
     error::Error,
@@ -99,17 +101,19 @@ pub struct Handle {
     directions: Arc<ArcSwap<Directions>>,
 }
 
-/// Starts the manager's task. It ends when it was told to shut down or every handle is gone.
+/// Starts the manager's task. It ends when it was told to shut down or every handle is gone. Fails if
+/// what an earlier manager wrote down cannot be read.
 pub fn start(
     config: Config,
     errands: Arc<dyn Errands>,
     meter: meter::Handle,
-) -> (Handle, tokio::task::JoinHandle<()>) {
+) -> io::Result<(Handle, tokio::task::JoinHandle<()>)> {
+    let saved = Arc::new(boot::Saved::read(&config.deployed)?);
     let (inbox, messages) = mpsc::channel(INBOX);
     let directions = Arc::new(ArcSwap::from_pointee(Directions::default()));
-    let task = task::Task::new(config, errands, meter, directions.clone(), messages);
+    let task = task::Task::new(config, saved, errands, meter, directions.clone(), messages);
     let joined = tokio::spawn(task.run());
-    (Handle { inbox, directions }, joined)
+    Ok((Handle { inbox, directions }, joined))
 }
 
 fn ending() -> Error {

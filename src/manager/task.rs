@@ -70,11 +70,13 @@ struct Waiting {
 /// The owner of all instances.
 pub(super) struct Task {
     config: Config,
+    /// What an earlier manager wrote down.
+    saved: Arc<boot::Saved>,
     core: Core,
     agent: Option<Client>,
     booted: bool,
     errands: Arc<dyn Errands>,
-    meter: meter::Handle,
+    outbox: meter::Outbox,
     windows: meter::Windows,
     directions: Arc<ArcSwap<Directions>>,
     messages: mpsc::Receiver<Message>,
@@ -103,6 +105,7 @@ pub(super) struct Task {
 impl Task {
     pub(super) fn new(
         config: Config,
+        saved: Arc<boot::Saved>,
         errands: Arc<dyn Errands>,
         meter: meter::Handle,
         directions: Arc<ArcSwap<Directions>>,
@@ -113,11 +116,12 @@ impl Task {
         let core = Core::new(clock::wall().as_secs() << 20);
         Self {
             config,
+            saved,
             core,
             agent: None,
             booted: false,
             errands,
-            meter,
+            outbox: meter::Outbox::new(meter),
             windows: meter::Windows::new(meter::Settings::default()),
             directions,
             messages,
@@ -141,7 +145,7 @@ impl Task {
     }
 
     pub(super) async fn run(mut self) {
-        boot::connect(&self.config, self.outcome.clone());
+        boot::connect(&self.config, self.saved.clone(), self.outcome.clone());
         let mut samples = tokio::time::interval(self.config.sample_interval);
         samples.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -155,6 +159,11 @@ impl Task {
                 () = self.bell.notified() => self.rung(),
                 message = self.messages.recv() => match message {
                     Some(message) if self.booted => self.message(message),
+                    // Nothing runs that we know of: there is nothing to put to sleep.
+                    Some(Message::Shutdown { reply }) => {
+                        let _ = reply.send(());
+                        return;
+                    }
                     Some(message) => refuse_early(message),
                     None => return,
                 },
@@ -179,7 +188,7 @@ impl Task {
                 error!("the agent is away; instances run on");
                 self.agent = None;
                 self.feed(Event::Away);
-                boot::connect(&self.config, self.outcome.clone());
+                boot::connect(&self.config, self.saved.clone(), self.outcome.clone());
             }
             Outcome::Began { instance, result } => {
                 let result = result.map(|sockets| {
@@ -375,7 +384,10 @@ impl Task {
                     let _ = reply.send(Err(Error::Unavailable("it is shutting down".into())));
                     return;
                 }
-                let deadline = entered + entry.app.wake.timeout;
+                let (deadline, full) = (entered + entry.app.wake.timeout, entry.waiting.is_full());
+                if full {
+                    self.forget_the_gone(&app);
+                }
                 let waiter = Waiter(self.number());
                 self.waiters.insert(waiter, Waiting { reply, entered });
                 self.feed(Event::Request { app, waiter, deadline });
@@ -406,6 +418,15 @@ impl Task {
             Message::Logs { app, max_bytes, reply } => self.logs(app, max_bytes, reply),
             Message::Shutdown { reply } => self.begin_end(reply),
         }
+    }
+
+    /// Clients that went while they waited free their places.
+    fn forget_the_gone(&mut self, app: &AppName) {
+        let gone = |waiters: &HashMap<Waiter, Waiting>, waiter: &Waiter| {
+            waiters.get(waiter).is_none_or(|waiting| waiting.reply.is_closed())
+        };
+        self.core.leave(app, |waiter| gone(&self.waiters, &waiter));
+        self.waiters.retain(|_, waiting| !waiting.reply.is_closed());
     }
 
     fn number(&mut self) -> u64 {

@@ -32,7 +32,7 @@ impl WaitingRoom {
 
     /// Lets a request wait until `deadline`.
     pub fn enter(&mut self, waiter: Waiter, deadline: Instant) -> Result<(), Full> {
-        if self.queue.len() >= self.bound {
+        if self.is_full() {
             return Err(Full);
         }
         self.queue.push_back((waiter, deadline));
@@ -62,6 +62,16 @@ impl WaitingRoom {
         self.queue.drain(..).map(|(waiter, _)| waiter).collect()
     }
 
+    /// Whether there is no place left.
+    pub fn is_full(&self) -> bool {
+        self.queue.len() >= self.bound
+    }
+
+    /// Takes the places of those who have gone by themselves.
+    pub fn leave(&mut self, gone: impl Fn(Waiter) -> bool) {
+        self.queue.retain(|(waiter, _)| !gone(*waiter));
+    }
+
     /// When the next deadline passes.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.queue.iter().map(|(_, deadline)| *deadline).min()
@@ -86,6 +96,16 @@ mod tests {
 
     fn at(base: Instant, millis: u64) -> Instant {
         base + Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn who_has_gone_frees_a_place() {
+        let (mut room, now) = (WaitingRoom::new(2), crate::clock::now());
+        (0..2).for_each(|n| room.enter(Waiter(n), at(now, 10)).unwrap());
+        assert!(room.is_full());
+        room.leave(|waiter| waiter == Waiter(0));
+        room.enter(Waiter(2), at(now, 10)).unwrap();
+        assert_eq!((room.call(), room.call()), (Some(Waiter(1)), Some(Waiter(2))));
     }
 
     #[test]

@@ -1,13 +1,9 @@
 //! An edgepoint for a test: started, talked to, ended, and looked at for what it left behind.
 
 use std::{
-    collections::BTreeMap,
     fs,
     net::{SocketAddr, TcpStream},
-    os::{
-        fd::{AsRawFd, OwnedFd},
-        unix::fs::MetadataExt,
-    },
+    os::fd::{AsRawFd, OwnedFd},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -63,6 +59,10 @@ impl Random {
         self.next() % bound
     }
 }
+
+#[path = "harness/host.rs"]
+mod host;
+use host::Host;
 
 pub struct Edgepoint {
     pub directory: PathBuf,
@@ -210,7 +210,7 @@ impl Edgepoint {
     async fn wait_until_up(&self) {
         let client = self.client();
         // An empty edgepoint says so as soon as its agent is there: wake of nothing is E0002.
-        wait_for("the edgepoint to be up", Duration::from_secs(20), || async {
+        wait_for("the edgepoint to be up", Duration::from_secs(60), || async {
             let error = client.remove(&"nothing".parse().unwrap()).await.err()?;
             error.to_string().contains("no app").then_some(())
         })
@@ -250,6 +250,17 @@ impl Edgepoint {
 
     /// Deploys a sample app under another name, with lines of its `app.toml` replaced.
     pub fn deploy(&self, sample: &str, name: &str, replace: &[(&str, &str)]) -> serde_json::Value {
+        self.deploy_with(sample, name, replace, str::to_string)
+    }
+
+    /// The same, and with its `server.py` changed.
+    pub fn deploy_with(
+        &self,
+        sample: &str,
+        name: &str,
+        replace: &[(&str, &str)],
+        change: impl Fn(&str) -> String,
+    ) -> serde_json::Value {
         let source = root().join("tests/apps").join(sample);
         let target = self.directory.join("apps").join(name);
         let _ = fs::remove_dir_all(&target);
@@ -257,7 +268,12 @@ impl Edgepoint {
         for entry in fs::read_dir(source).unwrap() {
             let path = entry.unwrap().path();
             if path.is_file() {
-                fs::copy(&path, target.join(path.file_name().unwrap())).unwrap();
+                let copy = target.join(path.file_name().unwrap());
+                if path.ends_with("server.py") {
+                    fs::write(copy, change(&fs::read_to_string(&path).unwrap())).unwrap();
+                } else {
+                    fs::copy(&path, copy).unwrap();
+                }
             }
         }
         let mut text = fs::read_to_string(target.join("app.toml")).unwrap();
@@ -321,9 +337,8 @@ impl Edgepoint {
 
     /// Ends it and starts it again with the same state.
     pub async fn restart(&mut self) {
-        self.end();
-        self.child = spawn(&self.directory, &self.http.network);
-        self.wait_until_up().await;
+        self.halt();
+        self.resume().await;
     }
 
     /// Everything dies at once, as when the power goes: supervisor, proxy, agent, all apps.
@@ -338,6 +353,25 @@ impl Edgepoint {
         parts.into_iter().for_each(die);
         self.first_processes().into_iter().for_each(die);
         self.child.wait().unwrap();
+        self.resume().await;
+    }
+
+    /// The supervisor alone dies, and another one is started at once.
+    pub async fn lose_supervisor(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        // The old proxy still answers there; only the new one's answers count.
+        let _ = fs::remove_file(self.directory.join("run/control.sock"));
+        self.resume().await;
+    }
+
+    /// Ends it in order; [`Edgepoint::resume`] starts it again.
+    pub fn halt(&mut self) {
+        self.end();
+    }
+
+    /// Starts it again.
+    pub async fn resume(&mut self) {
         self.child = spawn(&self.directory, &self.http.network);
         self.wait_until_up().await;
     }
@@ -419,60 +453,5 @@ where
         }
         assert!(Instant::now() < deadline, "waited in vain for {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-/// What the host holds that an edgepoint could leave behind.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Host {
-    pub edgepoint_processes: Vec<String>,
-    pub network_namespaces: usize,
-    pub control_groups: Vec<PathBuf>,
-    pub mounts: usize,
-    pub temporary_files: Vec<PathBuf>,
-}
-
-impl Host {
-    pub fn now() -> Self {
-        let mut processes = Vec::new();
-        let mut namespaces = BTreeMap::new();
-        for entry in fs::read_dir("/proc").unwrap().flatten() {
-            let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
-            if let Ok(meta) = fs::metadata(format!("/proc/{pid}/ns/net")) {
-                namespaces.insert(meta.ino(), pid);
-            }
-            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let line = String::from_utf8_lossy(&line).replace('\0', " ");
-            let ours = ["edgepoint-agent", "edgepoint/init", "criu swrk", "edgepoint run"];
-            if ours.iter().any(|part| line.contains(part)) {
-                processes.push(line);
-            }
-        }
-        let mut control_groups = Vec::new();
-        let mut open = vec![PathBuf::from("/sys/fs/cgroup")];
-        while let Some(directory) = open.pop() {
-            for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
-                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                    if entry.file_name().to_string_lossy().starts_with("edgepoint-") {
-                        control_groups.push(entry.path());
-                    } else {
-                        open.push(entry.path());
-                    }
-                }
-            }
-        }
-        let temporary = |directory: &str| -> Vec<PathBuf> {
-            let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-            let paths = entries.map(|entry| entry.path());
-            paths.filter(|path| path.to_string_lossy().contains("criu")).collect()
-        };
-        let mounts = fs::read_to_string("/proc/self/mounts").unwrap().lines().count();
-        Self {
-            edgepoint_processes: processes,
-            network_namespaces: namespaces.len(),
-            control_groups,
-            mounts,
-            temporary_files: [temporary("/tmp"), temporary("/run")].concat(),
-        }
     }
 }

@@ -8,10 +8,12 @@
 #![allow(clippy::disallowed_methods, missing_docs)]
 
 mod agree;
+mod clients;
 mod clones;
 mod cycles;
 mod faults;
 mod harness;
 mod herd;
+mod host;
 mod isolation;
 mod wake;

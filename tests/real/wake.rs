@@ -106,7 +106,8 @@ async fn past_the_bound_or_the_deadline_a_request_is_told_when_to_come_back() {
     assert_eq!(first.status, 200);
     assert_eq!((second.status, second.header("x-edgepoint-error")), (503, Some("E0004")));
     let usage = edgepoint.cli(&["usage", "--app", "hasty"]);
-    assert_eq!(usage[0]["errors"].as_u64(), Some(1), "it is on the record: {usage}");
+    assert_eq!(usage[0]["refused"].as_u64(), Some(1), "it is on the record: {usage}");
+    assert_eq!(usage[0]["requests"].as_u64(), Some(1), "and not billed: {usage}");
     edgepoint.stop();
 }
 

@@ -3,7 +3,7 @@
 use edgepoint::{
     manager::{
         Error,
-        core::{Answer, Effect, Event},
+        core::{Answer, Effect, Event, Failed},
     },
     model::{AppshotId, State},
 };
@@ -219,7 +219,7 @@ fn an_old_release_that_fails_on_its_way_up_does_not_harm_the_new_one() {
         desk.request();
         let coming = desk.made();
         desk.deploy(app, "second");
-        desk.began(coming, Err(edgepoint::manager::core::Failed::Unusable("damaged".into())));
+        desk.began(coming, Err(Failed::Unusable("damaged".into())));
         assert!(desk.entry().lost.is_none() && desk.entry().failures == 0);
         assert!(desk.entry().golden_image().is_some());
         assert!(desk.was_forgotten("first"));
@@ -246,4 +246,48 @@ fn a_removal_ends_what_comes_up_and_answers_when_nothing_is_left() {
         assert_eq!(desk.core.entries().count(), 0);
         assert!(desk.was_forgotten("first"));
     }
+}
+
+/// A tester found it: after a kernel update the app started cold for ever, and nothing helped.
+#[test]
+fn a_golden_appshot_that_became_unusable_is_made_again() {
+    let mut desk = Desk::deployed(apps::keeper("app"));
+    desk.request();
+    desk.began(desk.made(), Err(Failed::Unusable("another kernel".into())));
+    let cold = desk.started();
+    desk.began(cold, Ok(()));
+    desk.prepared(cold, Ok(()));
+    let golden = desk.started();
+    assert_ne!(golden, cold, "one more is started for the appshot alone");
+    desk.began(golden, Ok(()));
+    desk.prepared(golden, Ok(()));
+    desk.parked(golden, Ok(()));
+    assert!(desk.entry().golden_image().is_some());
+    assert!(desk.core.instance(cold).unwrap().1.is_running(), "the other one serves on");
+    desk.sleep();
+    assert!(desk.was_parked(cold));
+}
+
+#[test]
+fn a_release_without_a_golden_appshot_gets_another_try_when_deployed_again() {
+    let mut desk = Desk::deployed(apps::keeper("app"));
+    desk.request();
+    desk.began(desk.made(), Err(Failed::Unusable("another kernel".into())));
+    let cold = desk.started();
+    desk.began(cold, Ok(()));
+    desk.prepared(cold, Ok(()));
+    let golden = desk.started();
+    desk.began(golden, Ok(()));
+    desk.prepared(golden, Ok(()));
+    desk.parked(golden, Err(reason()));
+    assert!(desk.was_stopped(golden) && desk.entry().running() == 1);
+    desk.ended(golden);
+    desk.forget();
+    let golden = desk.begin_deploy(apps::keeper("app"), "first");
+    desk.began(golden, Ok(()));
+    desk.prepared(golden, Ok(()));
+    desk.parked(golden, Ok(()));
+    assert!(desk.entry().golden_image().is_some());
+    let (_, serving) = desk.core.instance(cold).unwrap();
+    assert!(serving.is_running(), "its state is kept: it is the same release");
 }

@@ -13,7 +13,7 @@ use edgepoint::{
         core::{Answer, Effect, Note},
         instance::{Origin, State},
     },
-    model::{App, AppName, AppshotId, InstanceId, ReleaseId, State as Keep},
+    model::{App, AppName, AppshotId, InstanceId, OnLostState, ReleaseId, State as Keep},
 };
 
 use crate::world::World;
@@ -47,6 +47,10 @@ pub struct Truth {
     restored: BTreeMap<u64, InstanceId>,
     opened: BTreeSet<InstanceId>,
     lines: BTreeMap<AppName, Line>,
+    /// Those that lost their state and refuse until they are deployed again.
+    refusing: BTreeSet<AppName>,
+    /// The live release of each app.
+    served: BTreeMap<AppName, ReleaseId>,
     second: Option<(Instant, u32)>,
     pub notes: BTreeMap<&'static str, u64>,
 }
@@ -107,6 +111,12 @@ impl World {
                 let app = self.tokens.get(token).cloned().expect("answered once");
                 match answer {
                     Answer::Deployed(deployed) if deployed.changed => {
+                        let release = deployed.release.clone();
+                        let before = self.truth.served.insert(app.clone(), release.clone());
+                        if before == Some(release) && !self.truth.refusing.remove(&app) {
+                            // Only its golden appshot is new.
+                            return;
+                        }
                         *self.truth.line(&app) = Line::Fresh;
                         let entry = self.core.entry(&app).expect("it is deployed");
                         // A golden appshot that could not be taken: its instance serves.
@@ -117,7 +127,10 @@ impl World {
                         let old = entry.instances.keys().filter(|id| !stays(id));
                         self.truth.outgoing.extend(old.copied());
                     }
-                    Answer::Removed => *self.truth.line(&app) = Line::Fresh,
+                    Answer::Removed => {
+                        self.truth.served.remove(&app);
+                        *self.truth.line(&app) = Line::Fresh;
+                    }
                     _ => {}
                 }
             }
@@ -140,6 +153,10 @@ impl World {
             Note::ParkFailed { app, .. } => ("park failed", app),
             Note::StateLost { app, .. } => {
                 *self.truth.line(app) = Line::Lost;
+                let entry = self.core.entry(app).expect("its app");
+                if entry.app.sleep.on_lost_state == OnLostState::Error {
+                    self.truth.refusing.insert(app.clone());
+                }
                 ("state lost", app)
             }
             Note::Crashed { app, .. } => ("crashed", app),
@@ -230,6 +247,7 @@ impl World {
             Line::Fresh => {}
         }
         *line = Line::Serving(id);
+        self.truth.refusing.remove(&name);
     }
 
     fn check_forget(&self, release: &ReleaseId) {

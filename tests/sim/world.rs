@@ -25,7 +25,7 @@ use crate::{
     truth::Truth,
 };
 
-/// Lines of the event log that a failure shows.
+/// Lines of the event log that a failure shows; `EDGEPOINT_SIM_TAIL` says otherwise.
 const TAIL: usize = 80;
 
 /// How often things go wrong, in a thousand.
@@ -167,7 +167,8 @@ impl World {
         if let Some(log) = &mut *self.log.borrow_mut() {
             let at = self.now - self.base;
             log.push_back(format!("{:>9.3} {}", at.as_secs_f64(), line()));
-            if log.len() > TAIL {
+            let tail = std::env::var("EDGEPOINT_SIM_TAIL").ok().and_then(|text| text.parse().ok());
+            if log.len() > tail.unwrap_or(TAIL) {
                 log.pop_front();
             }
         }

@@ -22,27 +22,55 @@ impl Core {
         if entry.deploying.is_some() || entry.removing.is_some() {
             return self.answer(token, Err(Error::Changing(name)));
         }
-        if entry.deployed && entry.release == release && entry.lost.is_none() {
-            let golden = entry.golden_image().cloned();
-            let golden_error = entry.golden_error();
-            let cold_start_ms = entry.cold_start.map(millis).unwrap_or(0);
+        let live = entry.deployed && entry.release == release && entry.lost.is_none();
+        // One that has no golden appshot gets another try.
+        if live && let Some(golden) = entry.golden_image().cloned() {
             let done = Deployed {
                 app: name,
                 release,
                 changed: false,
-                cold_start_ms,
-                golden,
-                golden_error,
+                cold_start_ms: entry.cold_start.map(millis).unwrap_or(0),
+                golden: Some(golden),
+                golden_error: None,
             };
             return self.answer(token, Ok(Answer::Deployed(done)));
         }
+        self.begin_golden(&name, app, release, Some(token), now);
+    }
+
+    /// Makes the golden appshot of the live release anew; what was wrong with the last one may have
+    /// been of its time (a kernel update, a full disk).
+    pub(super) fn remake_golden(&mut self, name: &AppName, now: Instant) {
+        let Some(entry) = self.entries.get(name) else {
+            return;
+        };
+        if entry.deploying.is_some() || entry.removing.is_some() || entry.ending || self.away {
+            return;
+        }
+        let (app, release) = (entry.app.clone(), entry.release.clone());
+        self.begin_golden(name, app, release, None, now);
+    }
+
+    fn begin_golden(
+        &mut self,
+        name: &AppName,
+        app: Arc<App>,
+        release: ReleaseId,
+        token: Option<Token>,
+        now: Instant,
+    ) {
+        let Some(entry) = self.entries.get_mut(name) else {
+            return;
+        };
         entry.generation += 1;
+        entry.remake_golden = false;
         let id = InstanceId::new(self.next_instance);
         self.next_instance += 1;
+        let generation = entry.generation;
         let instance = Instance {
             release: release.clone(),
             app: app.clone(),
-            generation: entry.generation,
+            generation,
             state: State::Starting,
             origin: Origin::Cold,
             lost_state: false,
@@ -52,11 +80,10 @@ impl Core {
             born: now,
             for_golden: true,
         };
-        let generation = entry.generation;
         entry.instances.insert(id, instance);
         entry.deploying =
             Some(Deploying { release: release.clone(), app, token, cold_start: None });
-        self.home.insert(id, name);
+        self.home.insert(id, name.clone());
         self.effects.push(Effect::Start { instance: id, release, generation });
     }
 
@@ -71,10 +98,14 @@ impl Core {
         if deploying.release != entry.release || !entry.deployed {
             entry.old.insert(deploying.release);
         }
+        let Some(token) = deploying.token else {
+            entry.golden = Golden::Failed(reason);
+            return;
+        };
         if !entry.deployed {
             self.refuse_all(app, &Error::UnknownApp(app.clone()));
         }
-        self.answer(deploying.token, Err(Error::DeployFailed(reason)));
+        self.answer(token, Err(Error::DeployFailed(reason)));
         self.forget_old_releases(app);
     }
 
@@ -92,8 +123,19 @@ impl Core {
         let Some(deploying) = entry.deploying.take() else {
             return;
         };
+        let made = match golden.clone() {
+            Ok(image) => Golden::Ready(image),
+            Err(reason) => Golden::Failed(reason),
+        };
+        let Some(token) = deploying.token else {
+            // Nobody deployed: the appshot is new, and nothing else.
+            (entry.golden, entry.golden_failures) = (made, 0);
+            return self.settle(app, false, now);
+        };
         let old = std::mem::replace(&mut entry.release, deploying.release.clone());
         let was_deployed = std::mem::replace(&mut entry.deployed, true);
+        // The release that is live already: only its golden appshot is new.
+        let again = was_deployed && old == entry.release && entry.lost.is_none();
         if was_deployed && old != entry.release {
             entry.old.insert(old);
         }
@@ -105,14 +147,17 @@ impl Core {
         }
         entry.waiting.resize(usize::try_from(entry.app.wake.max_pending).unwrap_or(usize::MAX));
         entry.cold_start = deploying.cold_start;
-        entry.golden = match golden.clone() {
-            Ok(image) => Golden::Ready(image),
-            Err(reason) => Golden::Failed(reason),
-        };
+        entry.golden = made;
+        let pending = entry.lost_pending;
         entry.heal();
-        // Where no appshot could be taken, the instance that was started serves on.
-        entry.has_state = running.is_some() && entry.app.sleep.state == Keep::Keep;
-        let parked = entry.parked.take();
+        let parked = if again {
+            entry.lost_pending = pending;
+            None
+        } else {
+            // Where no appshot could be taken, the instance that was started serves on.
+            entry.has_state = running.is_some() && entry.app.sleep.state == Keep::Keep;
+            entry.parked.take()
+        };
         for (id, instance) in &mut entry.instances {
             if Some(*id) == running || instance.release == entry.release {
                 continue;
@@ -139,9 +184,11 @@ impl Core {
             golden: golden.clone().ok(),
             golden_error: golden.err(),
         };
-        self.answer(deploying.token, Ok(Answer::Deployed(done)));
+        self.answer(token, Ok(Answer::Deployed(done)));
         self.effects.push(Effect::Save);
-        self.fail_sleepers(app, &Error::Changing(app.clone()));
+        if !again {
+            self.fail_sleepers(app, &Error::Changing(app.clone()));
+        }
         self.forget_old_releases(app);
         self.settle(app, false, now);
     }

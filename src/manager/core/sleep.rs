@@ -85,6 +85,7 @@ impl Core {
             }
             Ok(image) => {
                 entry.park_time = Some(took);
+                entry.park_error = None;
                 let stale = entry.parked.replace(image);
                 self.forget_instance(id, Some(Then::Park));
                 if let Some(stale) = stale {
@@ -127,6 +128,10 @@ impl Core {
             if entry.is_past(&instance) {
                 return self.retire(id, now);
             }
+        } else if entry.deployed && entry.release == instance.release {
+            // The live release has its instances; this one was for the appshot only.
+            self.deployed(app, Err(reason), None, now);
+            return self.retire(id, now);
         } else {
             instance.for_golden = false;
         }
@@ -209,7 +214,8 @@ impl Core {
         let Some(entry) = self.entries.get_mut(app) else {
             return self.answer(token, Err(Error::UnknownApp(app.clone())));
         };
-        if entry.deploying.is_some() || entry.removing.is_some() {
+        let deploying = entry.deploying.as_ref().is_some_and(|d| d.token.is_some());
+        if deploying || entry.removing.is_some() {
             return self.answer(token, Err(Error::Changing(app.clone())));
         }
         match &mut entry.sleeping {
@@ -232,10 +238,10 @@ impl Core {
         let Some(sleeping) = &mut entry.sleeping else {
             return;
         };
-        for (id, instance) in &mut entry.instances {
+        for (id, instance) in entry.instances.iter_mut().filter(|(_, i)| !i.for_golden) {
             match &mut instance.state {
                 State::Running { .. } => {
-                    let deadline = now + DRAIN_PATIENCE;
+                    let deadline = now + SLEEP_PATIENCE;
                     instance.go(State::Draining { then, ordered: true, deadline }, now);
                     self.effects.push(Effect::Close { instance: *id });
                 }

@@ -92,6 +92,7 @@ impl Core {
                 let unusable = matches!(failed, Failed::Unusable(_) | Failed::Unknown(_));
                 if unusable || entry.golden_failures >= IMAGE_FAILURES {
                     entry.golden = Golden::Failed(reason);
+                    entry.remake_golden = true;
                     self.effects.push(Effect::Discard { appshot: image.id.clone() });
                 } else {
                     entry.cold_next = true;
@@ -212,6 +213,8 @@ impl Core {
         // Remembered before the first request: from here on there is something to lose.
         let keeps = instance.app.sleep.state == Keep::Keep;
         let first = keeps && !std::mem::replace(&mut entry.has_state, true);
+        let failed = matches!(entry.golden, Golden::Failed(_));
+        let remake = woke && !restored && failed && std::mem::take(&mut entry.remake_golden);
         let sleeping = entry.sleeping.is_some();
         if first {
             self.effects.push(Effect::Save);
@@ -224,6 +227,9 @@ impl Core {
         self.answer_wakers(&app, now);
         if sleeping {
             self.order_sleep(&app, now);
+        }
+        if remake {
+            self.remake_golden(&app, now);
         }
         self.settle(&app, false, now);
     }
