@@ -17,6 +17,10 @@ const PARK_FAILURES: &str = "edgepoint_manager_park_failures_total";
 const STATE_LOST: &str = "edgepoint_manager_state_lost_total";
 const CRASHES: &str = "edgepoint_manager_crashes_total";
 const INSTANCES: &str = "edgepoint_manager_instances";
+const RECORDS: &str = "edgepoint_meter_records_total";
+const RECORDS_LOST: &str = "edgepoint_meter_records_lost_total";
+const COMMIT_SECONDS: &str = "edgepoint_meter_commit_seconds";
+const SATURATED: &str = "edgepoint_meter_saturated_total";
 const REFUSALS: &str = "edgepoint_dispatch_refusals_total";
 const REQUESTS: &str = "edgepoint_dispatch_requests_total";
 const REQUEST_SECONDS: &str = "edgepoint_dispatch_request_seconds";
@@ -36,6 +40,10 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     describe_counter!(STATE_LOST, "Times that kept state was lost");
     describe_counter!(CRASHES, "Instances that ended by themselves");
     describe_gauge!(INSTANCES, "Instances by state; an app without one counts by how it sleeps");
+    describe_counter!(RECORDS, "Records committed to the ledger, by kind");
+    describe_counter!(RECORDS_LOST, "Records not taken or not written, by kind");
+    describe_histogram!(COMMIT_SECONDS, "Time of a commit of the ledger, its fsync included");
+    describe_counter!(SATURATED, "Numbers cut to the greatest that the ledger or a sum can hold");
     describe_counter!(REFUSALS, "Answers of our own with an error code, by code and who must act");
     describe_counter!(REQUESTS, "Requests by app and by class of status");
     describe_histogram!(REQUEST_SECONDS, "Time from a request's head to the end of its answer");
@@ -109,6 +117,26 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         source = reason.source();
     }
     text
+}
+
+/// Records were committed to the ledger.
+pub fn records(kind: &'static str, count: u64) {
+    counter!(RECORDS, "kind" => kind).increment(count);
+}
+
+/// Records did not reach the ledger.
+pub fn records_lost(kind: &'static str, count: u64) {
+    counter!(RECORDS_LOST, "kind" => kind).increment(count);
+}
+
+/// The ledger committed.
+pub fn committed(took: Duration) {
+    histogram!(COMMIT_SECONDS).record(took.as_secs_f64());
+}
+
+/// Numbers were cut to what can be held.
+pub fn saturated(count: u64) {
+    counter!(SATURATED).increment(count);
 }
 
 /// A request was answered with an error of ours.

@@ -29,15 +29,7 @@ use tokio::{
 pub use self::query::Reader;
 use self::{store::Store, writer::Writer};
 use super::usage::{Query, RequestRecord, UsageRow, WindowRecord};
-
-/// Counter: records committed, by `kind`.
-const RECORDS_TOTAL: &str = "edgepoint_meter_records_total";
-/// Counter: records that were not taken or could not be written, by `kind`.
-const RECORDS_LOST_TOTAL: &str = "edgepoint_meter_records_lost_total";
-/// Histogram: how long a commit took, its fsync included.
-const COMMIT_SECONDS: &str = "edgepoint_meter_commit_seconds";
-/// Counter: numbers cut to the greatest that the ledger or a sum can hold.
-const SATURATED_TOTAL: &str = "edgepoint_meter_saturated_total";
+use crate::telemetry;
 
 /// How long a flush may take: longer than the longest pause between two attempts to commit.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(30);
@@ -231,7 +223,7 @@ impl Losses {
     fn add(&self, kind: Kind, count: u64) {
         if count > 0 {
             self.0.fetch_add(count, Ordering::Relaxed);
-            metrics::counter!(RECORDS_LOST_TOTAL, "kind" => kind.label()).increment(count);
+            telemetry::records_lost(kind.label(), count);
         }
     }
 }

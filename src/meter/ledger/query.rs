@@ -15,12 +15,13 @@ use rusqlite::{Connection, InterruptHandle, OpenFlags, Row, params_from_iter};
 use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
 
 use super::{
-    Error, SATURATED_TOTAL,
+    Error,
     store::{check_schema, opening},
 };
 use crate::{
     meter::usage::{Owner, Period, Query, UsageRow},
     model::{AppName, ProviderName},
+    telemetry,
 };
 
 /// The most rows that one query returns: 1,000 apps for four days by the hour; about 20 MB.
@@ -178,7 +179,7 @@ fn sums(row: &Row<'_>, count: usize) -> rusqlite::Result<Vec<u64>> {
     for index in 0..count {
         let sum = (half(3 + 2 * index)? << 32) + half(4 + 2 * index)?;
         sums.push(u64::try_from(sum).unwrap_or_else(|_| {
-            metrics::counter!(SATURATED_TOTAL).increment(1);
+            telemetry::saturated(1);
             u64::MAX
         }));
     }

@@ -19,8 +19,11 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, params};
 
-use super::{Error, SATURATED_TOTAL};
-use crate::meter::usage::{RequestRecord, WindowRecord};
+use super::Error;
+use crate::{
+    meter::usage::{RequestRecord, WindowRecord},
+    telemetry,
+};
 
 /// The first SQLite without the WAL-reset bug.
 const MIN_ENGINE: i32 = 3_051_003;
@@ -209,7 +212,7 @@ impl Store {
         }
         transaction.commit()?;
         if saturated > 0 {
-            metrics::counter!(SATURATED_TOTAL).increment(saturated);
+            telemetry::saturated(saturated);
         }
         Ok(())
     }

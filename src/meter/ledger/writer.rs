@@ -13,10 +13,11 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{COMMIT_SECONDS, Error, Kind, Losses, Message, RECORDS_TOTAL, Settings, store::Store};
+use super::{Error, Kind, Losses, Message, Settings, store::Store};
 use crate::{
     clock,
     meter::usage::{RequestRecord, WindowRecord},
+    telemetry,
 };
 
 pub(super) struct Writer {
@@ -140,11 +141,11 @@ impl Writer {
         }
         let begun = clock::now();
         self.store.commit(&batch.requests, &batch.windows)?;
-        metrics::histogram!(COMMIT_SECONDS).record(begun.elapsed().as_secs_f64());
+        telemetry::committed(begun.elapsed());
         for (kind, count) in
             [(Kind::Request, batch.requests.len()), (Kind::Window, batch.windows.len())]
         {
-            metrics::counter!(RECORDS_TOTAL, "kind" => kind.label()).increment(count as u64);
+            telemetry::records(kind.label(), count as u64);
         }
         if self.failing {
             self.failing = false;
