@@ -197,7 +197,7 @@ struct Part {
     name: &'static str,
     child: Child,
     began: Instant,
-    /// Starts since it last lived for long; `None` once it has.
+    /// Starts that failed so far; `None` once it has come up.
     tries: Option<u32>,
 }
 
@@ -223,11 +223,11 @@ impl Supervisor {
             match host("wait for signals", signals.wait().map_err(Into::into))? {
                 Signal::SIGCHLD => {
                     // Orphaned instances end here too: they are reaped and nothing more.
-                    for pid in ended() {
+                    for (pid, failed) in ended() {
                         if pid == agent.pid() {
-                            again(agent, || self.start_agent())?;
+                            again(agent, failed, || self.start_agent())?;
                         } else if pid == proxy.pid() {
-                            again(proxy, || self.start_proxy())?;
+                            again(proxy, failed, || self.start_proxy())?;
                         }
                     }
                 }
@@ -283,11 +283,16 @@ fn start(
     Ok(Part { name, child, began: clock::now(), tries: Some(1) })
 }
 
-/// Starts a part again that has ended. One that has lived is started for ever: what runs beside it
-/// needs it. One that never has is given up, since what is wrong was so from the beginning.
-fn again(part: &mut Part, start: impl FnOnce() -> Result<Part, Error>) -> Result<(), Error> {
+/// Starts a part again that has ended. One that has come up is started for ever: what runs beside it
+/// needs it. One that only ever ended with an error of its own (`failed`) right after its start is
+/// given up, since what is wrong was so from the beginning.
+fn again(
+    part: &mut Part,
+    failed: bool,
+    start: impl FnOnce() -> Result<Part, Error>,
+) -> Result<(), Error> {
     let short = part.began.elapsed() < SHORT_LIFE;
-    let tries = part.tries.filter(|_| short);
+    let tries = part.tries.filter(|_| short && failed);
     if tries.is_some_and(|tries| tries >= START_TRIES) {
         return Err(Error::GivenUp(part.name));
     }
@@ -299,12 +304,13 @@ fn again(part: &mut Part, start: impl FnOnce() -> Result<Part, Error>) -> Result
     Ok(())
 }
 
-/// Reaps children that have ended.
-fn ended() -> Vec<i32> {
+/// Reaps children that have ended; says of each whether it ended with an error, not by a signal.
+fn ended() -> Vec<(i32, bool)> {
     let mut pids = Vec::new();
     while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
         match status {
-            WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, _, _) => pids.push(pid.as_raw()),
+            WaitStatus::Exited(pid, code) => pids.push((pid.as_raw(), code != 0)),
+            WaitStatus::Signaled(pid, _, _) => pids.push((pid.as_raw(), false)),
             WaitStatus::StillAlive => break,
             _ => {}
         }

@@ -12,7 +12,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
     time::Duration,
@@ -46,12 +46,17 @@ pub struct Pool {
     size: usize,
     serial: AtomicU64,
     ready: Mutex<VecDeque<(Sandbox, CriuProcess)>>,
+    /// Held by the one who makes new ones.
+    filling: Mutex<()>,
+    /// No more are made.
+    closed: AtomicBool,
 }
 
 impl Pool {
     /// An empty pool that [`Pool::fill`] fills up to `size`.
     pub fn new(size: usize) -> Self {
-        Self { size, serial: AtomicU64::new(0), ready: Mutex::default() }
+        let (serial, closed) = (AtomicU64::new(0), AtomicBool::new(false));
+        Self { size, serial, ready: Mutex::default(), filling: Mutex::default(), closed }
     }
 
     fn name(&self) -> String {
@@ -75,9 +80,10 @@ impl Pool {
         let agent = agent.clone();
         thread::spawn(move || {
             thread::sleep(REFILL_PAUSE);
+            let _turn = agent.pool.filling.lock().unwrap_or_else(PoisonError::into_inner);
             loop {
                 let ready = agent.pool.ready.lock().unwrap_or_else(PoisonError::into_inner).len();
-                if ready >= agent.pool.size {
+                if ready >= agent.pool.size || agent.pool.closed.load(Ordering::Acquire) {
                     return;
                 }
                 match agent.pool.make(&agent) {
@@ -104,8 +110,10 @@ impl Pool {
         }
     }
 
-    /// Takes all of them apart.
-    pub fn drain(&self) {
+    /// Takes all of them apart, also the one that is being made.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        let _turn = self.filling.lock().unwrap_or_else(PoisonError::into_inner);
         let ready = std::mem::take(&mut *self.ready.lock().unwrap_or_else(PoisonError::into_inner));
         for (sandbox, worker) in ready {
             drop(worker);

@@ -400,7 +400,7 @@ impl Agent {
 
     /// Ends whatever of the host is ours and not an instance: for an orderly stop.
     pub fn close(&self) {
-        self.pool.drain();
+        self.pool.close();
         self.maker.hierarchy.remove();
         let _ = fs::remove_file(&self.config.socket);
     }

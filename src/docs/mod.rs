@@ -43,4 +43,7 @@ pub mod decisions {
 
     #[doc = include_str!("decisions/0008-streams-append-only.md")]
     pub mod d0008_streams_append_only {}
+
+    #[doc = include_str!("decisions/0009-kept-state.md")]
+    pub mod d0009_kept_state {}
 }
