@@ -159,7 +159,8 @@ mod tests {
             "golden_error": null, "parked": null, "waiting": 0, "generation": 4, "wakes": 12,
             "cold_start_ms": 80, "restore_ms": null, "park_ms": 31,
             "instances": [{"id": "18f", "release": "3f", "state": "running", "generation": 4,
-                "in_flight": 2, "memory": 12_582_912, "cpu_micros": 412_000}],
+                "in_flight": 2, "memory": 12_582_912, "cpu_micros": 412_000,
+                "pressure": {"cpu_micros": 9, "memory_micros": 0, "io_micros": 0}}],
         }))
         .unwrap()
     }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{AppName, AppshotId, Bytes, InstanceId, ProviderName, ReleaseId};
+use crate::model::{AppName, AppshotId, Bytes, InstanceId, Pressure, ProviderName, ReleaseId};
 
 /// An app and all that exists of it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -65,6 +65,8 @@ pub struct InstanceStatus {
     pub memory: Bytes,
     /// CPU used at the last sample.
     pub cpu_micros: u64,
+    /// How long it had waited for the host at the last sample.
+    pub pressure: Pressure,
 }
 
 /// The states of DESIGN.md.

@@ -15,4 +15,4 @@ pub use app::{
 pub use id::{AppName, AppshotId, InstanceId, InvalidName, ProviderName, ReleaseId};
 pub use tariff::{DEFAULT_CURRENCY, Tariff};
 pub use units::{Bytes, ParseUnitError, format_duration, parse_duration};
-pub use usage::ResourceUse;
+pub use usage::{Pressure, ResourceUse};

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use crate::model::{Bytes, Limits, ResourceUse};
+use crate::model::{Bytes, Limits, Pressure, ResourceUse};
 
 const CPU_PERIOD_MICROS: u64 = 100_000;
 const V1_CONTROLLERS: [&str; 4] = ["memory", "cpu", "cpuacct", "pids"];
@@ -200,7 +200,21 @@ impl Group {
             cpu_micros,
             memory: Bytes(charged.saturating_sub(field(&stat, key))),
             pids: number(self.read("pids", "pids.current")?)?,
+            pressure: self.pressure(),
         })
+    }
+
+    /// Pressure stall information is version 2's; on a host with both it is there all the same.
+    fn pressure(&self) -> Pressure {
+        let total = |file: &str| {
+            let text = self.unified.as_ref().and_then(|at| fs::read_to_string(at.join(file)).ok());
+            text.as_deref().map_or(0, stalled)
+        };
+        Pressure {
+            cpu_micros: total("cpu.pressure"),
+            memory_micros: total("memory.pressure"),
+            io_micros: total("io.pressure"),
+        }
     }
 
     /// Host ids of the processes in it.
@@ -273,6 +287,15 @@ fn enable(directory: &Path) -> io::Result<()> {
     fs::write(directory.join("cgroup.subtree_control"), "+memory +cpu +pids")
 }
 
+/// The `total` of the line `some`, as in `cpu.pressure`.
+fn stalled(text: &str) -> u64 {
+    text.lines()
+        .find(|line| line.starts_with("some "))
+        .and_then(|line| line.rsplit_once("total="))
+        .and_then(|(_, total)| total.trim().parse().ok())
+        .unwrap_or(0)
+}
+
 /// `key value` lines, as in `cpu.stat`.
 fn field(text: &str, key: &str) -> u64 {
     text.lines()
@@ -280,4 +303,17 @@ fn field(text: &str, key: &str) -> u64 {
         .find(|(name, _)| *name == key)
         .and_then(|(_, value)| value.trim().parse().ok())
         .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stalled_time_is_the_total_of_some() {
+        let text = "some avg10=8.23 avg60=6.99 avg300=4.88 total=2164774780\n\
+                    full avg10=0.00 avg60=0.00 avg300=0.00 total=7\n";
+        assert_eq!(stalled(text), 2_164_774_780);
+        assert_eq!((stalled(""), stalled("some avg10=x")), (0, 0));
+    }
 }

@@ -163,3 +163,24 @@ async fn a_second_deployment_replaces_without_a_failed_request() {
     }
     edgepoint.stop();
 }
+
+#[tokio::test]
+async fn what_an_instance_uses_and_waits_for_is_sampled() {
+    let edgepoint = Edgepoint::start(&["counter"]).await;
+    edgepoint.deploy("counter", "counter", &[("cpu = 1", "cpu = 0.2")]);
+    // Four times what it may use: it stands still for most of this.
+    let spin = || edgepoint.get("counter", "/spin?ms=200");
+    let (one, two) = tokio::join!(spin(), spin());
+    assert_eq!((one.status, two.status), (200, 200));
+    let patience = std::time::Duration::from_secs(10);
+    let instance = crate::harness::wait_for("a sample", patience, || async {
+        edgepoint.status("counter").await.instances.into_iter().find(|i| i.cpu_micros > 350_000)
+    })
+    .await;
+    assert!(instance.memory.0 > 1 << 20, "{instance:?}");
+    let kept = std::path::Path::new("/sys/fs/cgroup/unified/cpu.pressure").exists()
+        || std::path::Path::new("/sys/fs/cgroup/cpu.pressure").exists();
+    let waited = instance.pressure.cpu_micros;
+    assert!(waited > 100_000 || !kept, "{instance:?}");
+    edgepoint.stop();
+}

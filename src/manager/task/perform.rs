@@ -2,13 +2,10 @@
 //! closes instances. Whatever takes time is spawned and comes back as an outcome.
 
 use super::{
-    Arc, Bell, Bytes, CLOSE_PATIENCE, Duration, Effect, Event, Failed, ImageStatus, InstanceId,
-    LONG, Origin, Outcome, OwnedFd, Preparation, Reply, ResourceUse, Running, SHORT, SOCKET_BATCH,
+    Arc, Bell, CLOSE_PATIENCE, Duration, Effect, Event, Failed, ImageStatus, InstanceId, LONG,
+    Origin, Outcome, OwnedFd, Preparation, Reply, ResourceUse, Running, SHORT, SOCKET_BATCH,
     STOP_PATIENCE_MS, Slots, Task, Verb, clock, failed, odd, telemetry, warn,
 };
-
-/// What an instance used, if nobody knows.
-const NONE: ResourceUse = ResourceUse { memory: Bytes(0), cpu_micros: 0, pids: 0 };
 
 impl Task {
     pub(super) fn perform(&mut self, effect: Effect) {
@@ -36,8 +33,14 @@ impl Task {
                         let image = ImageStatus { id: appshot, bytes };
                         (usage, Some(Event::Parked { instance, result: Ok(image) }))
                     }
-                    Ok(_) => (NONE, Some(Event::Parked { instance, result: Err(odd()) })),
-                    Err(failed) => (NONE, Some(Event::Parked { instance, result: Err(failed) })),
+                    Ok(_) => (
+                        ResourceUse::default(),
+                        Some(Event::Parked { instance, result: Err(odd()) }),
+                    ),
+                    Err(failed) => (
+                        ResourceUse::default(),
+                        Some(Event::Parked { instance, result: Err(failed) }),
+                    ),
                 });
             }
             Effect::Stop { instance } => {
@@ -45,9 +48,11 @@ impl Task {
                 self.end(instance, verb, LONG, move |reply| match reply {
                     Ok(Reply::Stopped { usage }) => (usage, Some(Event::Ended { instance })),
                     // `Found` tells.
-                    Err(Failed::AgentAway) => (NONE, None),
-                    Err(Failed::Unknown(_)) => (NONE, Some(Event::Ended { instance })),
-                    _ => (NONE, Some(Event::NotStopped { instance })),
+                    Err(Failed::AgentAway) => (ResourceUse::default(), None),
+                    Err(Failed::Unknown(_)) => {
+                        (ResourceUse::default(), Some(Event::Ended { instance }))
+                    }
+                    _ => (ResourceUse::default(), Some(Event::NotStopped { instance })),
                 });
             }
             Effect::Drop { instance } => {

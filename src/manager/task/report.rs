@@ -28,6 +28,7 @@ impl Task {
                 in_flight: self.running.get(id).map_or(0, |running| running.slots.in_flight()),
                 memory: usage.memory,
                 cpu_micros: usage.cpu_micros,
+                pressure: usage.pressure,
             }
         });
         let millis = |time: Option<Duration>| {

@@ -16,7 +16,7 @@ fn windows(gap_seconds: u64) -> Windows {
 }
 
 fn reading(cpu_micros: u64, memory: u64) -> ResourceUse {
-    ResourceUse { cpu_micros, memory: Bytes(memory), pids: 1 }
+    ResourceUse { cpu_micros, memory: Bytes(memory), pids: 1, ..ResourceUse::default() }
 }
 
 /// Samples at whole seconds.

@@ -15,7 +15,7 @@ fn owner() -> Owner {
 }
 
 fn reading(cpu_micros: u64) -> ResourceUse {
-    ResourceUse { cpu_micros, memory: Bytes(100), pids: 1 }
+    ResourceUse { cpu_micros, memory: Bytes(100), pids: 1, ..ResourceUse::default() }
 }
 
 /// What a manager does in ten seconds: an instance and an image, and a drain after each sample.
