@@ -148,41 +148,34 @@ impl Client {
 
     /// All releases.
     pub async fn releases(&self, deadline: Duration) -> Result<Vec<StoredRelease>, Error> {
-        let mut all: Vec<StoredRelease> = Vec::new();
-        loop {
-            let after = all.last().map(|release| release.id.clone());
-            match self.ask(Verb::Releases { after }, &[], deadline).await?.0 {
-                Answer::Releases { page } if page.is_empty() => return Ok(all),
-                Answer::Releases { page } => all.extend(page),
-                _ => return Err(Error::Odd),
-            }
-        }
+        let next =
+            |last: Option<&StoredRelease>| Verb::Releases { after: last.map(|l| l.id.clone()) };
+        let page = |answer| match answer {
+            Answer::Releases { page } => Some(page),
+            _ => None,
+        };
+        self.pages(next, page, deadline).await
     }
 
     /// All living instances.
     pub async fn instances(&self, deadline: Duration) -> Result<Vec<LiveInstance>, Error> {
-        let mut all: Vec<LiveInstance> = Vec::new();
-        loop {
-            let after = all.last().map(|instance| instance.id);
-            match self.ask(Verb::Instances { after }, &[], deadline).await?.0 {
-                Answer::Instances { page } if page.is_empty() => return Ok(all),
-                Answer::Instances { page } => all.extend(page),
-                _ => return Err(Error::Odd),
-            }
-        }
+        let next = |last: Option<&LiveInstance>| Verb::Instances { after: last.map(|l| l.id) };
+        let page = |answer| match answer {
+            Answer::Instances { page } => Some(page),
+            _ => None,
+        };
+        self.pages(next, page, deadline).await
     }
 
     /// All appshots.
     pub async fn appshots(&self, deadline: Duration) -> Result<Vec<StoredAppshot>, Error> {
-        let mut all: Vec<StoredAppshot> = Vec::new();
-        loop {
-            let after = all.last().map(|appshot| appshot.id.clone());
-            match self.ask(Verb::Appshots { after }, &[], deadline).await?.0 {
-                Answer::Appshots { page } if page.is_empty() => return Ok(all),
-                Answer::Appshots { page } => all.extend(page),
-                _ => return Err(Error::Odd),
-            }
-        }
+        let next =
+            |last: Option<&StoredAppshot>| Verb::Appshots { after: last.map(|l| l.id.clone()) };
+        let page = |answer| match answer {
+            Answer::Appshots { page } => Some(page),
+            _ => None,
+        };
+        self.pages(next, page, deadline).await
     }
 
     /// What every living instance uses.
@@ -190,14 +183,30 @@ impl Client {
         &self,
         deadline: Duration,
     ) -> Result<Vec<(InstanceId, ResourceUse)>, Error> {
-        let mut all: Vec<(InstanceId, ResourceUse)> = Vec::new();
+        let next =
+            |last: Option<&(InstanceId, ResourceUse)>| Verb::Sample { after: last.map(|l| l.0) };
+        let page = |answer| match answer {
+            Answer::Samples { page } => Some(page),
+            _ => None,
+        };
+        self.pages(next, page, deadline).await
+    }
+
+    /// Asks for page after page, each `next` to the last entry so far, until one is empty.
+    async fn pages<T>(
+        &self,
+        next: impl Fn(Option<&T>) -> Verb,
+        page: impl Fn(Answer) -> Option<Vec<T>>,
+        deadline: Duration,
+    ) -> Result<Vec<T>, Error> {
+        let mut all = Vec::new();
         loop {
-            let after = all.last().map(|(id, _)| *id);
-            match self.ask(Verb::Sample { after }, &[], deadline).await?.0 {
-                Answer::Samples { page } if page.is_empty() => return Ok(all),
-                Answer::Samples { page } => all.extend(page),
-                _ => return Err(Error::Odd),
+            let answer = self.ask(next(all.last()), &[], deadline).await?.0;
+            let entries = page(answer).ok_or(Error::Odd)?;
+            if entries.is_empty() {
+                return Ok(all);
             }
+            all.extend(entries);
         }
     }
 }

@@ -252,19 +252,9 @@ impl Core {
                     (State::Starting, Origin::Cold, effect)
                 }
             };
-            let instance = Instance {
-                release: entry.release.clone(),
-                app: entry.app.clone(),
-                generation,
-                state,
-                origin,
-                lost_state: std::mem::take(&mut entry.lost_pending),
-                begun: false,
-                reached: false,
-                since: now,
-                born: now,
-                for_golden: false,
-            };
+            let (release, declared) = (entry.release.clone(), entry.app.clone());
+            let made = Instance::new(release, declared, generation, (state, origin), now);
+            let instance = Instance { lost_state: std::mem::take(&mut entry.lost_pending), ..made };
             entry.instances.insert(id, instance);
             self.home.insert(id, app.clone());
             self.effects.push(effect);
@@ -290,11 +280,14 @@ impl Core {
 
     /// The instance goes to another state.
     fn go(&mut self, id: InstanceId, next: State, now: Instant) {
-        if let Some((_, entry)) = self.find(id)
-            && let Some(instance) = entry.instances.get_mut(&id)
-        {
+        if let Some(instance) = self.instance_mut(id) {
             instance.go(next, now);
         }
+    }
+
+    fn instance_mut(&mut self, id: InstanceId) -> Option<&mut Instance> {
+        let app = self.home.get(&id)?;
+        self.entries.get_mut(app)?.instances.get_mut(&id)
     }
 
     /// Asks the agent to end it.

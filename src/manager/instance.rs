@@ -131,6 +131,29 @@ impl State {
 }
 
 impl Instance {
+    /// One that is being made, or found, for requests.
+    pub fn new(
+        release: ReleaseId,
+        app: Arc<App>,
+        generation: u64,
+        (state, origin): (State, Origin),
+        now: Instant,
+    ) -> Self {
+        Self {
+            release,
+            app,
+            generation,
+            state,
+            origin,
+            lost_state: false,
+            begun: false,
+            reached: false,
+            since: now,
+            born: now,
+            for_golden: false,
+        }
+    }
+
     /// Goes to another state.
     pub fn go(&mut self, next: State, now: Instant) {
         debug_assert!(self.state.may_become(&next), "{:?} -> {next:?}", self.state);

@@ -159,12 +159,11 @@ impl Task {
                 () = self.bell.notified() => self.rung(),
                 message = self.messages.recv() => match message {
                     Some(message) if self.booted => self.message(message),
-                    // Nothing runs that we know of: there is nothing to put to sleep.
-                    Some(Message::Shutdown { reply }) => {
-                        let _ = reply.send(());
-                        return;
+                    Some(message) => {
+                        if refuse_early(message) {
+                            return;
+                        }
                     }
-                    Some(message) => refuse_early(message),
                     None => return,
                 },
                 () = self.low.notified() => self.supply(),

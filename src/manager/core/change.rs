@@ -67,19 +67,9 @@ impl Core {
         let id = InstanceId::new(self.next_instance);
         self.next_instance += 1;
         let generation = entry.generation;
-        let instance = Instance {
-            release: release.clone(),
-            app: app.clone(),
-            generation,
-            state: State::Starting,
-            origin: Origin::Cold,
-            lost_state: false,
-            begun: false,
-            reached: false,
-            since: now,
-            born: now,
-            for_golden: true,
-        };
+        let coming = (State::Starting, Origin::Cold);
+        let made = Instance::new(release.clone(), app.clone(), generation, coming, now);
+        let instance = Instance { for_golden: true, ..made };
         entry.instances.insert(id, instance);
         entry.deploying =
             Some(Deploying { release: release.clone(), app, token, cold_start: None });
@@ -310,9 +300,7 @@ impl Core {
             (State::Starting | State::Restoring, true) if instance.reached => {}
             // It came up, and only the answer was lost.
             (State::Starting | State::Restoring, true) => {
-                if let Some((_, entry)) = self.find(id)
-                    && let Some(instance) = entry.instances.get_mut(&id)
-                {
+                if let Some(instance) = self.instance_mut(id) {
                     instance.begun = true;
                 }
                 self.effects.push(Effect::Adopt { instance: id });
@@ -390,19 +378,10 @@ impl Core {
             self.effects.push(Effect::Discard { appshot: image.id });
         }
         entry.generation = entry.generation.max(live.generation);
-        let instance = Instance {
-            release: live.release.clone(),
-            app: entry.app.clone(),
-            generation: live.generation,
-            state: State::Starting,
-            origin: Origin::Found,
-            lost_state: false,
-            begun: true,
-            reached: false,
-            since: now,
-            born: now,
-            for_golden: false,
-        };
+        let found = (State::Starting, Origin::Found);
+        let (release, app) = (live.release.clone(), entry.app.clone());
+        let made = Instance::new(release, app, live.generation, found, now);
+        let instance = Instance { begun: true, ..made };
         entry.instances.insert(live.id, instance);
         self.home.insert(live.id, name.clone());
         self.effects.push(Effect::Adopt { instance: live.id });

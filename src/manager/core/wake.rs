@@ -9,9 +9,7 @@ impl Core {
         };
         match result {
             Ok(()) => {
-                if let Some((_, entry)) = self.find(id)
-                    && let Some(instance) = entry.instances.get_mut(&id)
-                {
+                if let Some(instance) = self.instance_mut(id) {
                     (instance.begun, instance.reached) = (true, true);
                 }
                 let restored = matches!(instance.origin, Origin::Image(..));

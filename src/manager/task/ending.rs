@@ -73,8 +73,10 @@ impl Task {
     }
 }
 
-/// Answers what comes before the agent was reached for the first time.
-pub(super) fn refuse_early(message: Message) {
+/// Answers what comes before the agent was reached for the first time; true if it is the end. Nothing
+/// runs then that we know of, so there is nothing to put to sleep.
+pub(super) fn refuse_early(message: Message) -> bool {
+    let ends = matches!(message, Message::Shutdown { .. });
     let error = || Error::Unavailable("it is starting".into());
     match message {
         Message::Acquire { reply, .. } => drop(reply.send(Err(error()))),
@@ -86,4 +88,5 @@ pub(super) fn refuse_early(message: Message) {
         Message::Logs { reply, .. } => drop(reply.send(Err(error()))),
         Message::Shutdown { reply } => drop(reply.send(())),
     }
+    ends
 }
